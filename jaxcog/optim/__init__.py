@@ -1,0 +1,15 @@
+"""Optimizers as configs: schedules, per-parameter rules, and the step of one loss and one optimizer."""
+
+from jaxcog.optim.optimizers import Optimizer, Rule, make_optimizer
+from jaxcog.optim.schedules import Schedule, learning_rate
+from jaxcog.optim.step import gradient_step, initial_state
+
+__all__ = [
+    "Optimizer",
+    "Rule",
+    "Schedule",
+    "gradient_step",
+    "initial_state",
+    "learning_rate",
+    "make_optimizer",
+]

@@ -1,0 +1,125 @@
+"""The one contract between a paper and the rest of the library: a `Task` of pure functions.
+
+A system's `task.py` holds a frozen dataclass of hyperparameters with a method
+`build(setting: Setting) -> Task`. The loop, `plan`, `bench`, `eval` and the contract tests know
+nothing else about a paper. How other shapes of learning fit, without another loop:
+
+* A GAN: State holds "params" of both networks and two optimizer states; one `train_step` does the
+  D and the G update.
+* Momentum encoders and queues: the EMA copy and the queue are entries of the State.
+* Meta-learning, episodes: a batch is a batch of episodes; the inner loop is a `lax.scan` inside
+  `train_step`.
+* Several stages: several configs; a later one names the checkpoint that it starts from
+  (`train.start_from`).
+* Labelled and unlabelled data: two named streams, so a batch is {"labelled": {...}, ...}.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcog.show import Figure
+
+State = dict[str, Any]
+"""A run: {"step": int32 scalar, "params": ..., "opt": ..., and by name whatever else changes
+("batch_stats", "ema", "queue", ...)}. A pytree of arrays; all of it is in every checkpoint."""
+
+Batch = Mapping[str, Any]
+"""Arrays with the global batch as first axis, by name (one level deeper for named streams).
+Evaluation batches also have "mask" [B] bool, False for the rows that only pad the last batch."""
+
+Key = jax.Array
+Scalars = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataInfo:
+    """What a task must know about data without reading it.
+
+    element: name -> ShapeDtypeStruct of ONE training example, as it reaches the train step
+      (nested one level for named streams).
+    eval_element: the same for evaluation examples (without "mask"); None: as `element`.
+    num_examples: size of the training split (the published size where nothing was read yet).
+    class_names: class i is called class_names[i]; empty where there are no classes.
+    facts: further dataset constants a task may read (number of identities, domain names, ...).
+    """
+
+    element: Mapping[str, Any]
+    num_examples: int
+    class_names: tuple[str, ...] = ()
+    eval_element: Mapping[str, Any] | None = None
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a run gives to a task when it is built.
+
+    steps, steps_per_epoch, batch_size: length of the run in updates; batch_size is global.
+    dtype: of the arithmetic (jnp.bfloat16 for mixed precision); parameters stay float32.
+    mesh: for the few tasks that need `jax.shard_map`; None on one device.
+    """
+
+    data: DataInfo
+    steps: int
+    steps_per_epoch: int
+    batch_size: int
+    dtype: Any = jnp.float32
+    mesh: jax.sharding.Mesh | None = None
+
+
+def _no_figures(
+    state: State, samples: Mapping[str, Any], results: Mapping[str, Any]
+) -> list[Figure]:
+    return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """How a system learns and how it is judged. Every callable is pure; none reads or writes files.
+
+    init(key) -> State. Runs under jit, so arrays are created in their places.
+    train_step(state, batch, key) -> (state, scalars). Jitted and donated by the loop; `key` is the
+      run's root key: derive randomness with `rng.stream(key, name, state["step"])`. Increments
+      state["step"]. Scalars are float32, global means over the whole batch.
+    eval_step(state, batch) -> metric states (see jaxcog.metrics.state) of one batch; jitted by the
+      loop, results replicated. Must honour batch["mask"].
+    summarize({split: merged metric states}) -> the paper's metrics, {name: float}. NumPy, on host.
+    headline: the metric in `summarize` by which "best" is chosen.
+    higher_is_better: whether a larger headline is better.
+    partition: ((regular expression over "params/a/b/kernel" paths, PartitionSpec), ...), first
+      match wins, before the general FSDP rule; it also applies to optimizer and EMA copies.
+    batch_partition: name -> PartitionSpec where a batch entry is split over more than its first
+      axis (the `space` axis); all others are split over ("data", "fsdp").
+    figures(state, samples, results) -> what the report shows. `samples`: {split: dict of NumPy
+      arrays, the first few hundred evaluation examples}; `results`: the merged metric states of
+      the last evaluation.
+    predict(state, images, names) -> figures for `jaxcog predict`; `images` is a list of uint8
+      [H, W, 3] arrays, as read from the files called `names`. None: this task has no prediction
+      from images.
+    import_names: the room's `torch_names` table (see jaxcog.interop); None where there is none.
+    """
+
+    init: Callable[[Key], State]
+    train_step: Callable[[State, Batch, Key], tuple[State, Scalars]]
+    eval_step: Callable[[State, Batch], Any]
+    summarize: Callable[[Mapping[str, Any]], dict[str, float]]
+    headline: str
+    higher_is_better: bool = True
+    partition: Sequence[tuple[str, jax.sharding.PartitionSpec]] = ()
+    batch_partition: Mapping[str, jax.sharding.PartitionSpec] = dataclasses.field(
+        default_factory=dict
+    )
+    figures: Callable[[State, Mapping[str, Any], Mapping[str, Any]], list[Figure]] = _no_figures
+    predict: Callable[[State, Sequence[np.ndarray], Sequence[str]], list[Figure]] | None = None
+    import_names: Any = None
