@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 from typing import Any, Generic, Literal, TypeVar
 
@@ -50,6 +51,7 @@ class Train:
     keep_best: bool = True
     patience: int | None = None  # stop after so many evaluations without a better headline metric
     start_from: str | None = None  # workdir or checkpoint of an earlier stage
+    start_fresh: tuple[str, ...] = ()  # regexes of variables that keep their initial values then
     watchdog_seconds: float = 900.0  # print all stacks when one step takes longer
     corrupt_limit: int = 0  # how many different undecodable records may be skipped
     workers: int = 0  # processes that read and decode; 0: threads in this process
@@ -115,3 +117,39 @@ def to_json(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(name): to_json(item) for name, item in value.items()}
     return value
+
+
+def from_json(value: Any, where: str = "config.json") -> Any:
+    """The inverse of `to_json`: lists become tuples, typed objects become their dataclasses.
+
+    Raises:
+      ConfigError: a type or field that this version of jaxcog does not have.
+    """
+    if isinstance(value, list):
+        return tuple(from_json(item, where) for item in value)
+    if not isinstance(value, dict):
+        return value
+    fields = {name: from_json(item, where) for name, item in value.items() if name != "type"}
+    if "type" not in value:
+        return fields
+    module, _, name = value["type"].rpartition(".")
+    if module.split(".")[0] != "jaxcog":
+        raise ConfigError(f"{where}: the type {value['type']} is not one of jaxcog's")
+    try:
+        return getattr(importlib.import_module(module), name)(**fields)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"{where}: cannot make {value['type']} ({error}); it was written by another version "
+            "of jaxcog: use that version, or train anew"
+        ) from error
+
+
+def differences(a: Any, b: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """Where two JSON values differ: {"train.seed": (0, 1)}; None where one has no such entry."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for name in dict.fromkeys([*a, *b]):
+            inner = f"{path}.{name}" if path else name
+            found |= differences(a.get(name), b.get(name), inner)
+        return found
+    return {} if a == b else {path: (a, b)}

@@ -86,6 +86,13 @@ class Splits:
     train: Stream | Mapping[str, Stream]
     evaluation: Mapping[str, Stream]
     info: DataInfo
+    epoch_stream: str | None = None  # of several streams, the one that counts the epochs
+
+    def epoch_source(self) -> Stream:
+        """The stream whose sampler says how many steps an epoch has."""
+        if isinstance(self.train, Stream):
+            return self.train
+        return self.train[self.epoch_stream or next(iter(self.train))]
 
 
 class ArraySource:

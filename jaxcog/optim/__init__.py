@@ -1,4 +1,4 @@
-"""Optimizers as configs: schedules, per-parameter rules, and the step of one loss and one optimizer."""
+"""Optimizers as configs: schedules, per-parameter rules, the step of one loss."""
 
 from jaxcog.optim.optimizers import Optimizer, Rule, make_optimizer
 from jaxcog.optim.schedules import Schedule, learning_rate

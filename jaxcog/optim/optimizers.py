@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxcog.errors import ConfigError
@@ -132,7 +133,8 @@ def make_optimizer(
 
     def mask_frozen() -> optax.GradientTransformation:
         def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-            return jax.tree.map(lambda u, f: 0 * u if f else u, updates, frozen), state
+            zeroed = jax.tree.map(lambda u, f: jnp.zeros_like(u) if f else u, updates, frozen)
+            return zeroed, state
 
         return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

@@ -1,0 +1,146 @@
+"""A run's compiled parts: built once from an experiment, used by the loop, `plan` and `bench`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxcog.config import Experiment, steps
+from jaxcog.errors import ConfigError
+from jaxcog.task import DataInfo, Setting, Task
+from jaxcog.training import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A task on a mesh, with everything that must be static.
+
+    train_step(state, batch, key) -> (state, scalars): jitted, donates the state. `scalars` is one
+      float32 vector in the order of `scalar_names`, so that reading a step's metrics is one copy.
+    eval_step(state, batch) -> metric states, replicated.
+    init(key) -> State, every array created in its place.
+    """
+
+    experiment: Experiment
+    task: Task
+    setting: Setting
+    mesh: Any
+    state_struct: Any
+    state_shardings: Any
+    batch_struct: Any
+    batch_shardings: Any
+    eval_struct: Any
+    eval_shardings: Any
+    scalar_names: tuple[str, ...]
+    init: Any
+    train_step: Any
+    eval_step: Any
+
+    def root_key(self, seed: int | None = None) -> jax.Array:
+        """The run's root key on the mesh; all randomness derives from it."""
+        key = jax.random.key(self.experiment.train.seed if seed is None else seed)
+        return jax.device_put(key, NamedSharding(self.mesh, PartitionSpec()))
+
+    def lower_train_step(self, platform: str | None = None) -> jax.stages.Lowered:
+        """The train step lowered from shapes alone, for `platform` ("tpu") or the default one."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        traced = self.train_step.trace(self.state_struct, self.batch_struct, key)
+        return traced.lower(lowering_platforms=(platform,)) if platform else traced.lower()
+
+
+def evaluation_batch(experiment: Experiment, mesh: Any) -> int:
+    """`eval_batch_size`, rounded up to what divides over the mesh (the padding is masked)."""
+    split = mesh.shape["data"] * mesh.shape["fsdp"]
+    return -(-experiment.train.eval_batch_size // split) * split
+
+
+def assemble(
+    experiment: Experiment,
+    info: DataInfo,
+    mesh: Any,
+    *,
+    steps_per_epoch: int | None = None,
+    shares: dict[str, int] | None = None,
+) -> Program:
+    """The program of `experiment` on `mesh` (a Mesh, or an AbstractMesh for lowering only).
+
+    Args:
+      info: of the data, loaded or described.
+      steps_per_epoch: by the data's sampler; None: examples // batch size.
+      shares: batch share of each named stream (see `Stream`); None: as in info.facts["shares"].
+
+    Raises:
+      ConfigError: the batch does not divide over the mesh, or the task does not fit the data.
+    """
+    train = experiment.train
+    per_epoch = steps_per_epoch or info.num_examples // train.batch_size
+    if per_epoch < 1:
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} is larger than the training split of "
+            f"{info.num_examples} examples: set a smaller one"
+        )
+    total = steps(
+        train.duration,
+        steps_per_epoch=per_epoch,
+        batch_size=train.batch_size,
+        what="train.duration",
+    )
+    concrete = isinstance(mesh, jax.sharding.Mesh)
+    setting = Setting(
+        data=info,
+        steps=total,
+        steps_per_epoch=per_epoch,
+        batch_size=train.batch_size,
+        dtype=jnp.dtype(train.dtype),
+        mesh=mesh,
+    )
+    task: Task = experiment.task.build(setting)
+    shares = shares or info.facts.get("shares")
+    batch_struct = sharding.batch_struct(info.element, train.batch_size, shares)
+    batch_shardings = sharding.batch_shardings(batch_struct, mesh, task.batch_partition)
+    eval_struct = sharding.batch_struct(
+        info.eval_element or info.element, evaluation_batch(experiment, mesh)
+    )
+    eval_struct["mask"] = jax.ShapeDtypeStruct((evaluation_batch(experiment, mesh),), jnp.bool_)
+    eval_shardings = sharding.batch_shardings(eval_struct, mesh, task.batch_partition)
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state_struct = jax.eval_shape(task.init, key)
+    state_shardings = sharding.state_shardings(state_struct, mesh, task.partition)
+    scalars = jax.eval_shape(task.train_step, state_struct, batch_struct, key)[1]
+    names = tuple(sorted(scalars))
+
+    def train_step(state: Any, batch: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        state, scalars = task.train_step(state, batch, key)
+        return state, jnp.stack([scalars[name].astype(jnp.float32) for name in names])
+
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return Program(
+        experiment=experiment,
+        task=task,
+        setting=setting,
+        mesh=mesh,
+        state_struct=state_struct,
+        state_shardings=state_shardings,
+        batch_struct=batch_struct,
+        batch_shardings=batch_shardings,
+        eval_struct=eval_struct,
+        eval_shardings=eval_shardings,
+        scalar_names=names,
+        init=jax.jit(task.init, out_shardings=state_shardings) if concrete else task.init,
+        train_step=jax.jit(
+            train_step,
+            in_shardings=(state_shardings, batch_shardings, replicated),
+            out_shardings=(state_shardings, replicated),
+            donate_argnums=0,
+        ),
+        eval_step=jax.jit(
+            task.eval_step,
+            in_shardings=(state_shardings, eval_shardings),
+            out_shardings=replicated,
+        ),
+    )
