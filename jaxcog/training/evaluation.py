@@ -1,0 +1,67 @@
+"""Evaluation: pure steps, metric states merged over batches, the paper's metrics at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from jaxcog.data import pipeline
+from jaxcog.data.types import Splits, Stream
+from jaxcog.metrics.state import merge
+from jaxcog.task import State
+from jaxcog.training import sharding
+from jaxcog.training.program import Program, evaluation_batch
+
+
+def evaluate(
+    program: Program,
+    state: State,
+    splits: Splits,
+    *,
+    on_batch: Callable[[], None] = lambda: None,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """(the paper's metrics, the merged metric states of each split).
+
+    An exception gains the split's name before it goes on.
+    """
+    merged = {}
+    for name, stream in splits.evaluation.items():
+        try:
+            merged[name] = _evaluate_split(program, state, stream, on_batch)
+        except Exception as error:
+            error.add_note(f'while evaluating the split "{name}"')
+            raise
+    return program.task.summarize(merged), merged
+
+
+def _evaluate_split(
+    program: Program, state: State, stream: Stream, on_batch: Callable[[], None]
+) -> Any:
+    size = evaluation_batch(program.experiment, program.mesh)
+    shapes = {name: leaf.shape for name, leaf in program.eval_struct.items()}
+    rows = sharding.local_rows(program.eval_shardings["mask"], (size,))
+    total = None
+    pending = None
+    for batch in pipeline.eval_batches(stream, batch_size=size, rows=rows):
+        arrays = {name: batch.arrays[name] for name in shapes}
+        placed = sharding.place(arrays, program.eval_shardings, shapes)
+        states = program.eval_step(state, placed)
+        # One batch late: the device computes the next one while the host merges this one.
+        total = _merge(total, pending)
+        pending = states
+        on_batch()
+    return _merge(total, pending)
+
+
+def _merge(total: Any, states: Any) -> Any:
+    if states is None:
+        return total
+    states = jax.device_get(states)
+    return states if total is None else merge(total, states)
+
+
+def headline_of(program: Program, metrics: Mapping[str, float]) -> float:
+    """The value by which the best checkpoint is chosen."""
+    return float(metrics[program.task.headline])

@@ -1,0 +1,184 @@
+"""How a run begins: its mesh and program, a restored or a fresh state, and the batches from there."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from jaxcog.config import Experiment
+from jaxcog.data import pipeline
+from jaxcog.data.types import Splits, Stream
+from jaxcog.errors import CheckpointError, ConfigError
+from jaxcog.task import State
+from jaxcog.training import checkpoint, sharding
+from jaxcog.training.checkpoint import Checkpoints
+from jaxcog.training.program import Program, assemble
+from jaxcog.training.progress import Reporter
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """Where a run stands. `meta` is what a checkpoint holds beside the state."""
+
+    state: State
+    step: int
+    meta: dict[str, Any]
+    restored: bool
+
+
+def shares_of(splits: Splits) -> dict[str, int]:
+    """Batch share of each named stream; empty for a single one."""
+    if isinstance(splits.train, Stream):
+        return {}
+    return {name: stream.batch_share for name, stream in splits.train.items()}
+
+
+def assemble_for(experiment: Experiment, splits: Splits, mesh: Any = None) -> Program:
+    """The program of an experiment on loaded data; on all devices unless a mesh is given."""
+    train = experiment.train
+    return assemble(
+        experiment,
+        splits.info,
+        sharding.make_mesh(experiment.mesh) if mesh is None else mesh,
+        steps_per_epoch=pipeline.steps_per_epoch(splits, train.batch_size, train.seed),
+        shares=shares_of(splits),
+    )
+
+
+def fresh_meta(program: Program, splits: Splits) -> dict[str, Any]:
+    """What a checkpoint holds beside the state, at step 0."""
+    train = program.experiment.train
+    return {
+        "step": 0,
+        "elapsed": 0.0,
+        "finished": False,
+        "best": None,
+        "evaluations_without_better": 0,
+        "data": pipeline.fingerprint(splits.train, seed=train.seed, batch_size=train.batch_size),
+        "classes": list(splits.info.class_names),
+    }
+
+
+def begin(program: Program, splits: Splits, checkpoints: Checkpoints, reporter: Reporter) -> Begun:
+    """The newest checkpoint's state, or a fresh one (from `train.start_from`, if set).
+
+    Raises:
+      CheckpointError: the checkpoint does not fit the model or the data.
+    """
+    meta = fresh_meta(program, splits)
+    if checkpoints.latest() is not None:
+        state, saved = checkpoints.restore(None, _target(program))
+        pipeline.check_fingerprint(saved["data"], meta["data"])
+        check_classes(saved, splits)
+        reporter.say(f"going on from step {saved['step']} of {program.setting.steps}")
+        return Begun(state, saved["step"], {**meta, **saved}, restored=True)
+    state = program.init(program.root_key())
+    origin = program.experiment.train.start_from
+    if origin is not None:
+        state = start_from(program, state, origin, reporter)
+    return Begun(state, 0, meta, restored=False)
+
+
+def check_classes(meta: Mapping[str, Any], splits: Splits) -> None:
+    """Raises CheckpointError when the checkpoint was trained on other classes, or another order."""
+    saved, now = list(meta.get("classes", [])), list(splits.info.class_names)
+    if saved and saved != now:
+        first = next((i for i, pair in enumerate(zip(saved, now, strict=False))
+                      if pair[0] != pair[1]), min(len(saved), len(now)))  # fmt: skip
+        raise CheckpointError(
+            f"the checkpoint was trained on {len(saved)} classes and the data has {len(now)}; they "
+            f"differ from class {first} on ({saved[first : first + 1]} there, "
+            f"{now[first : first + 1]} here): use the same data, or train anew"
+        )
+
+
+def _target(program: Program) -> Any:
+    """The state's shapes with the places where they go."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        program.state_struct,
+        program.state_shardings,
+    )
+
+
+def restore_state(program: Program, checkpoints: Checkpoints, step: int | None) -> Any:
+    """(state on the program's mesh, meta) of one step, or of the newest."""
+    return checkpoints.restore(step, _target(program))
+
+
+def start_from(program: Program, state: State, origin: str, reporter: Reporter) -> State:
+    """`state` with the parameters and statistics of another stage's checkpoint.
+
+    Everything under "params" and "batch_stats" must be in that checkpoint with the same shape, but
+    for what `train.start_fresh` names.
+
+    Raises:
+      CheckpointError: listing every variable that does not fit.
+      ConfigError: a pattern of `train.start_fresh` matches nothing.
+    """
+    saved = checkpoint.flat_paths(checkpoint.restore_tree(origin)[0])
+    fresh = program.experiment.train.start_fresh
+    names = [name for name in checkpoint.flat_paths(state) if _is_weight(name)]
+    unused = [pattern for pattern in fresh if not any(re.search(pattern, n) for n in names)]
+    if unused:
+        raise ConfigError(f"train.start_fresh: {unused} match no variable, such as {names[:4]}")
+    wrong = []
+
+    def pick(path: Any, leaf: Any, place: Any) -> Any:
+        name = sharding.path_name(path)
+        if not _is_weight(name) or any(re.search(pattern, name) for pattern in fresh):
+            return leaf
+        other = saved.get(name)
+        if other is None or other.shape != leaf.shape:
+            there = "missing" if other is None else list(other.shape)
+            wrong.append(f"  {name}: {there} there, {list(leaf.shape)} here")
+            return leaf
+        return jax.device_put(other.astype(leaf.dtype), place)
+
+    state = jax.tree_util.tree_map_with_path(pick, state, program.state_shardings)
+    if wrong:
+        raise CheckpointError(
+            "\n".join(
+                [
+                    f"train.start_from={origin} does not fit in {len(wrong)} variables:",
+                    *wrong[:20],
+                    "name those that shall keep their initial values in train.start_fresh, or "
+                    "start from another checkpoint",
+                ]
+            )
+        )
+    reporter.say(f"starting from the weights of {origin}")
+    return state
+
+
+def _is_weight(name: str) -> bool:
+    return name.startswith(("params/", "batch_stats/"))
+
+
+def batches(
+    program: Program, splits: Splits, start_step: int, reporter: Reporter
+) -> Iterator[pipeline.LocalBatch]:
+    """This process's part of every batch from `start_step` to the end of the run."""
+    train = program.experiment.train
+
+    def rows(shardings: Any, structs: Any) -> Any:
+        first = next(iter(structs))
+        if isinstance(structs[first], Mapping):
+            return {name: rows(shardings[name], structs[name]) for name in structs}
+        return sharding.local_rows(shardings[first], structs[first].shape)
+
+    return pipeline.train_batches(
+        splits.train,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        start_step=start_step,
+        stop_step=program.setting.steps,
+        rows=rows(program.batch_shardings, program.batch_struct),
+        workers=train.workers,
+        corrupt_limit=train.corrupt_limit,
+        on_bad=lambda name, reason: reporter.say(f"skipped {name}: {reason}"),
+    )
