@@ -1,0 +1,467 @@
+"""Batches for the loop: the batch of update s is a function of (data, seed, s) and nothing else.
+
+Neither the step at which a run starts, nor the number of reading threads or worker processes, nor
+how many processes share a batch changes it; so a checkpoint holds no iterator, only a fingerprint.
+Data in memory is gathered a whole batch at a time; everything else is read by grain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from jaxcog.data.samplers import Recent, Uniform
+from jaxcog.data.types import BadRecord, Record, Sampler, Source, Stream
+from jaxcog.errors import CheckpointError, DataError
+
+VERSION = 1
+"""Of the rule that turns (seed, step) into records. Raise it when the rule changes."""
+
+SINGLE = "train"
+"""Name of the stream where a dataset has only one; it seeds that stream's generators."""
+
+_CANDIDATES = 64
+_INLINE_BYTES = 1 << 20
+
+OnBad = Callable[[str, str], None]
+Train = Stream | Mapping[str, Stream]
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalBatch:
+    """The part of one global batch that this process holds.
+
+    arrays: name -> array with this process's rows first; one level deeper for named streams.
+    step: the update (or, in evaluation, the number of the batch) that it belongs to.
+    indices: stream name -> int64 [rows], the records really used.
+    """
+
+    arrays: dict[str, Any]
+    step: int
+    indices: Mapping[str, np.ndarray]
+    sources: Mapping[str, Source]
+
+    @property
+    def ids(self) -> list[str]:
+        """What to call each row in messages; several streams follow one another."""
+        several = len(self.sources) > 1
+        return [
+            f"{stream}: {source.name_of(int(i))}" if several else source.name_of(int(i))
+            for stream, source in self.sources.items()
+            for i in self.indices[stream]
+        ]
+
+
+def train_batches(
+    train: Train,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    stop_step: int,
+    rows: np.ndarray | slice | None = None,
+    workers: int = 0,
+    corrupt_limit: int = 0,
+    prefetch: int = 2,
+    on_bad: OnBad | None = None,
+) -> Iterator[LocalBatch]:
+    """Batches of the updates start_step, ..., stop_step - 1.
+
+    Record i of update s draws from a generator seeded by (seed, stream, s * batch + i); a
+    `batch_transform` from one seeded by (seed, stream, s), and it always sees the whole global
+    batch, of which the rows are then taken.
+
+    Args:
+      train: one stream or several by name; a stream with `batch_share` n has n rows for each row
+        of the batch (rows [a, b) of the batch are its rows [n a, n b)).
+      batch_size: global, over all processes.
+      rows: the rows of the global batch that this process holds; None: all.
+      workers: processes that read and decode; 0: threads in this process. Data in memory needs
+        neither and ignores it.
+      corrupt_limit: how many different undecodable records this process may meet in the run. Each
+        is replaced by another record, chosen as a function of the position in the stream.
+      prefetch: batches made ahead.
+      on_bad: called once per undecodable record with its name and the reason.
+
+    Raises:
+      DataError: an empty stream, fewer examples than one batch, too many undecodable records, or
+        a worker process that died.
+    """
+    feeds = [
+        _Feed(
+            name=name,
+            stream=stream,
+            sampler=make_sampler(name, stream, batch_size=batch_size, seed=seed),
+            seed=seed,
+            rows=_expand(rows, batch_size, stream.batch_share),
+        )
+        for name, stream in _named(train).items()
+    ]
+    loader = _Loader(feeds, nested=isinstance(train, Mapping))
+    tally = _Tally(corrupt_limit, on_bad)
+    return _batches(loader, tally, range(start_step, stop_step), workers, prefetch)
+
+
+def eval_batches(
+    stream: Stream,
+    *,
+    batch_size: int,
+    rows: np.ndarray | slice | None = None,
+    workers: int = 0,
+    corrupt_limit: int = 0,
+    prefetch: int = 2,
+    on_bad: OnBad | None = None,
+    name: str = "eval",
+) -> Iterator[LocalBatch]:
+    """Every record once, in order. arrays["mask"] (bool [rows]) is False on rows that only fill up.
+
+    The last batch is filled with copies of the last record. An undecodable record is replaced by
+    another one and masked, so that it does not count. Arguments and errors as in `train_batches`.
+    """
+    if len(stream.source) == 0:
+        raise DataError(f'evaluation split "{name}" is empty: prepare the data again')
+    sampler = _Once(len(stream.source), batch_size)
+    feed = _Feed(name, stream, sampler, seed=0, rows=_expand(rows, batch_size, 1), once=True)
+    tally = _Tally(corrupt_limit, on_bad)
+    steps = range(sampler.steps_per_epoch)
+    return _batches(_Loader([feed], nested=False), tally, steps, workers, prefetch)
+
+
+def make_sampler(name: str, stream: Stream, *, batch_size: int, seed: int) -> Sampler:
+    """The stream's sampler for a global batch. Raises DataError naming the stream."""
+    seed = int(np.random.SeedSequence([seed, _crc(name)]).generate_state(1, np.uint64)[0])
+    try:
+        make = stream.sampler or Uniform
+        return make(len(stream.source), batch_size * stream.batch_share, seed)
+    except DataError as error:
+        raise DataError(f'stream "{name}": {error}') from error
+
+
+def steps_per_epoch(train: Train, *, batch_size: int, seed: int) -> int:
+    """Updates until the longest stream has been read once; shorter ones start again meanwhile."""
+    return max(
+        make_sampler(name, stream, batch_size=batch_size, seed=seed).steps_per_epoch
+        for name, stream in _named(train).items()
+    )
+
+
+def fingerprint(train: Train, *, seed: int, batch_size: int) -> dict[str, Any]:
+    """What decides the order of the data, as plain JSON values; stored in every checkpoint."""
+    examples = {name: len(stream.source) for name, stream in _named(train).items()}
+    return {"version": VERSION, "seed": seed, "examples": examples, "batch_size": batch_size}
+
+
+def check_fingerprint(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where data of a checkpoint and of this run would differ in order."""
+    differ = [
+        f"  {name}: checkpoint {saved.get(name)}, this run {now.get(name)}"
+        for name in sorted(saved.keys() | now.keys())
+        if saved.get(name) != now.get(name)
+    ]
+    if differ:
+        raise CheckpointError(
+            "\n".join(
+                [
+                    "the checkpoint was written with another order of the training data:",
+                    *differ,
+                    "go on with the same data, train.seed and train.batch_size, or start a new "
+                    "workdir with train.start_from",
+                ]
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Once:
+    """In order, once; the last batch repeats the last record."""
+
+    num_examples: int
+    batch_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.num_examples // self.batch_size)
+
+    def indices(self, step: int) -> np.ndarray:
+        first = step * self.batch_size
+        return np.minimum(np.arange(first, first + self.batch_size), self.num_examples - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+    """One record with its index, and the undecodable ones (name, reason) met on the way to it."""
+
+    record: Record
+    index: int
+    bad: tuple[tuple[str, str], ...] = ()
+
+
+class _Feed:
+    """One stream of a run: turns (step, row) into records, and records into this process's rows."""
+
+    def __init__(
+        self,
+        name: str,
+        stream: Stream,
+        sampler: Sampler,
+        seed: int,
+        rows: np.ndarray | None,
+        once: bool = False,
+    ):
+        self.name = name
+        self.stream = stream
+        self.sampler = sampler
+        self.rows = rows
+        self.once = once
+        self.in_memory = stream.transform is None and hasattr(stream.source, "take")
+        self._seed = [seed, _crc(name)]
+        self._indices = Recent(sampler.indices, size=8)
+        # A batch transform must draw the same whatever the rows, so it gets the whole batch.
+        self.load_rows = rows
+        if rows is None or stream.batch_transform is not None:
+            self.load_rows = np.arange(len(sampler.indices(0)))
+
+    @property
+    def count(self) -> int:
+        """Records to load one by one for a batch."""
+        return 0 if self.in_memory else len(self.load_rows)
+
+    def load(self, step: int, place: int) -> _Loaded:
+        """The record for row `load_rows[place]` of batch `step`, or its stand-in."""
+        indices = self._indices(step)
+        row = int(self.load_rows[place])
+        position = step * len(indices) + row
+        bad = []
+        for index in self._candidates(int(indices[row]), position):
+            try:
+                record = self.stream.source[index]
+                if self.stream.transform is not None:
+                    random = np.random.default_rng([*self._seed, position])
+                    record = self.stream.transform(record, random)
+                return _Loaded(record, index, tuple(bad))
+            except BadRecord as error:
+                bad.append((self.stream.source.name_of(index), str(error)))
+        raise DataError(
+            f'stream "{self.name}": {len(bad)} records in a row cannot be decoded, the first being '
+            f"{bad[0][0]} ({bad[0][1]}); the data is damaged: prepare it again"
+        )
+
+    def _candidates(self, index: int, position: int) -> Iterator[int]:
+        yield index
+        substitutes = getattr(self.sampler, "substitutes", None)
+        pool = np.arange(len(self.stream.source)) if substitutes is None else substitutes(index)
+        pool = pool[pool != index]
+        random = np.random.default_rng([*self._seed, position, 2])
+        yield from map(int, random.permutation(pool)[:_CANDIDATES])
+
+    def gather(self, step: int) -> tuple[Record, np.ndarray]:
+        """Arrays and indices of this process's rows, straight from memory."""
+        indices = self.sampler.indices(step)
+        if self.rows is not None and self.stream.batch_transform is None:
+            indices = indices[self.rows]
+        arrays = self.stream.source.take(indices)
+        return self._finish(step, arrays, indices)
+
+    def stack(self, step: int, loaded: list[_Loaded]) -> tuple[Record, np.ndarray]:
+        """The same from records loaded one by one."""
+        arrays = {name: np.stack([one.record[name] for one in loaded]) for name in loaded[0].record}
+        arrays, indices = self._finish(step, arrays, np.array([one.index for one in loaded]))
+        if self.once:
+            own = loaded if self.stream.batch_transform is None else self._own(loaded)
+            arrays["mask"] &= np.array([not one.bad for one in own])
+        return arrays, indices
+
+    def _own(self, loaded: list[_Loaded]) -> list[_Loaded]:
+        return loaded if self.rows is None else [loaded[row] for row in self.rows]
+
+    def _finish(self, step: int, arrays: Record, indices: np.ndarray) -> tuple[Record, np.ndarray]:
+        if self.stream.batch_transform is not None:
+            random = np.random.default_rng([*self._seed, step, 1])
+            arrays = self.stream.batch_transform(arrays, random)
+            if self.rows is not None:
+                arrays = {name: value[self.rows] for name, value in arrays.items()}
+                indices = indices[self.rows]
+        if self.once:
+            size = len(self._indices(step))
+            positions = step * size + (np.arange(size) if self.rows is None else self.rows)
+            arrays = {**arrays, "mask": positions < self.sampler.num_examples}
+        return arrays, indices
+
+
+class _Loader:
+    """All streams of a run behind one numbering of records, for grain; picklable for workers."""
+
+    def __init__(self, feeds: list[_Feed], nested: bool):
+        self.feeds = feeds
+        self.nested = nested
+        self.count = sum(feed.count for feed in feeds)
+
+    def load(self, position: int) -> tuple[int, _Loaded]:
+        """Record `position` of the run, counted over this process's records only."""
+        step, place = divmod(position, self.count)
+        for feed in self.feeds:
+            if place < feed.count:
+                return step, feed.load(step, place)
+            place -= feed.count
+        raise IndexError(position)
+
+    def collate(self, elements: list[tuple[int, _Loaded]]) -> dict[str, Any]:
+        """One batch from its records, in order."""
+        return self.batch(elements[0][0], [loaded for _, loaded in elements])
+
+    def batch(self, step: int, loaded: list[_Loaded] | None = None) -> dict[str, Any]:
+        """{"arrays", "indices", "bad"}: what a worker sends back."""
+        loaded = loaded or []
+        arrays, indices, first = {}, {}, 0
+        for feed in self.feeds:
+            if feed.in_memory:
+                arrays[feed.name], indices[feed.name] = feed.gather(step)
+            else:
+                own = loaded[first : first + feed.count]
+                first += feed.count
+                arrays[feed.name], indices[feed.name] = feed.stack(step, own)
+        bad = [one for item in loaded for one in item.bad]
+        return {"arrays": arrays, "indices": indices, "bad": bad}
+
+
+class _Tally:
+    """Counts different undecodable records and ends the run past the limit."""
+
+    def __init__(self, limit: int, on_bad: OnBad | None):
+        self.limit = limit
+        self.on_bad = on_bad
+        self.reasons: dict[str, str] = {}
+
+    def add(self, bad: list[tuple[str, str]]) -> None:
+        for name, reason in bad:
+            if name in self.reasons:
+                continue
+            self.reasons[name] = reason
+            if self.on_bad is not None:
+                self.on_bad(name, reason)
+        if len(self.reasons) > self.limit:
+            lines = [f"  {name}: {reason}" for name, reason in self.reasons.items()]
+            hidden = [f"  and {len(lines) - 20} more"] if len(lines) > 20 else []
+            raise DataError(
+                "\n".join(
+                    [
+                        f"{len(lines)} undecodable records, {self.limit} allowed:",
+                        *lines[:20],
+                        *hidden,
+                        "repair or remove them and prepare the data again, or raise "
+                        "train.corrupt_limit to skip that many",
+                    ]
+                )
+            )
+
+
+def _batches(
+    loader: _Loader, tally: _Tally, steps: range, workers: int, prefetch: int
+) -> Iterator[LocalBatch]:
+    if not steps:
+        return
+    sources = {feed.name: feed.stream.source for feed in loader.feeds}
+    if loader.count == 0:
+        elements = _from_memory(loader, steps, prefetch)
+    else:
+        elements = _from_grain(loader, steps, workers, prefetch)
+    with contextlib.closing(elements):
+        for step, element in zip(steps, elements, strict=True):
+            tally.add(element["bad"])
+            arrays = element["arrays"]
+            if not loader.nested:
+                (arrays,) = arrays.values()
+            yield LocalBatch(arrays, step, element["indices"], sources)
+
+
+def _from_memory(loader: _Loader, steps: range, prefetch: int) -> Iterator[dict[str, Any]]:
+    """Gathered in this thread when a batch is small, since handing it over would cost more."""
+    remaining = iter(steps)
+    for step in remaining:
+        element = loader.batch(step)
+        yield element
+        small = sum(
+            value.nbytes for arrays in element["arrays"].values() for value in arrays.values()
+        )
+        plain = all(feed.stream.batch_transform is None for feed in loader.feeds)
+        if prefetch == 0 or (plain and small < _INLINE_BYTES):
+            yield from map(loader.batch, remaining)
+            return
+        break
+    with ThreadPoolExecutor(1, thread_name_prefix="jaxcog-batches") as pool:
+        ahead = deque(pool.submit(loader.batch, s) for s in islice(remaining, prefetch))
+        try:
+            while ahead:
+                element = ahead.popleft().result()
+                ahead.extend(pool.submit(loader.batch, s) for s in islice(remaining, 1))
+                yield element
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _from_grain(
+    loader: _Loader, steps: range, workers: int, prefetch: int
+) -> Iterator[dict[str, Any]]:
+    import grain
+
+    workers = min(workers, len(steps))
+    records = grain.MapDataset.range(steps.stop * loader.count)[steps.start * loader.count :]
+    records = records.map(loader.load)
+    if workers > 0:
+        _mark_flags_parsed()
+        # Workers take whole batches in turn, so their number cannot change what a batch holds.
+        batches = records.batch(loader.count, batch_fn=loader.collate)
+        batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(prefetch, 1))
+        batches = batches.mp_prefetch(options)
+    else:
+        threads = min(16, 2 * (os.cpu_count() or 1)) if prefetch else 0
+        reading = grain.ReadOptions(threads, prefetch * loader.count)
+        batches = records.to_iter_dataset(reading).batch(loader.count, batch_fn=loader.collate)
+        batches = grain.experimental.ThreadPrefetchIterDataset(
+            batches, prefetch_buffer_size=prefetch
+        )
+    iterator = iter(batches)
+    try:
+        yield from iterator
+    except RuntimeError as error:
+        if "Worker process was terminated" not in str(error):
+            raise
+        raise DataError(
+            f"a data worker process died ({error}). Often it ran out of memory: lower "
+            "train.workers, or set it to 0 to read in this process and see the cause"
+        ) from error
+    finally:
+        iterator.close()
+
+
+def _mark_flags_parsed() -> None:
+    """Grain reads absl flags before it starts a process and refuses where no one parsed them."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _named(train: Train) -> dict[str, Stream]:
+    return dict(train) if isinstance(train, Mapping) else {SINGLE: train}
+
+
+def _crc(name: str) -> int:
+    return zlib.crc32(name.encode())
+
+
+def _expand(rows: np.ndarray | slice | None, batch_size: int, share: int) -> np.ndarray | None:
+    if rows is None:
+        return None
+    own = np.arange(batch_size)[rows]
+    return (own[:, None] * share + np.arange(share)).ravel()
