@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxcog.data.samplers import Recent, Uniform
-from jaxcog.data.types import BadRecord, Record, Sampler, Source, Stream
+from jaxcog.data.types import BadRecord, Record, Sampler, Source, Splits, Stream
 from jaxcog.errors import CheckpointError, DataError
 
 VERSION = 1
@@ -33,7 +33,8 @@ _CANDIDATES = 64
 _INLINE_BYTES = 1 << 20
 
 OnBad = Callable[[str, str], None]
-Train = Stream | Mapping[str, Stream]
+Train = Splits | Stream | Mapping[str, Stream]
+Rows = np.ndarray | slice | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ def train_batches(
     seed: int,
     start_step: int,
     stop_step: int,
-    rows: np.ndarray | slice | None = None,
+    rows: Rows | Mapping[str, Rows] = None,
     workers: int = 0,
     corrupt_limit: int = 0,
     prefetch: int = 2,
@@ -81,10 +82,10 @@ def train_batches(
     batch, of which the rows are then taken.
 
     Args:
-      train: one stream or several by name; a stream with `batch_share` n has n rows for each row
-        of the batch (rows [a, b) of the batch are its rows [n a, n b)).
-      batch_size: global, over all processes.
-      rows: the rows of the global batch that this process holds; None: all.
+      train: one stream or several by name, or the Splits that hold them.
+      batch_size: global, over all processes; a stream with `batch_share` n has n times as many rows.
+      rows: the rows of the global batch that this process holds; None: all. With several streams:
+        by stream name; or for all of them, when rows [a, b) mean rows [n a, n b) of share n.
       workers: processes that read and decode; 0: threads in this process. Data in memory needs
         neither and ignores it.
       corrupt_limit: how many different undecodable records this process may meet in the run. Each
@@ -102,11 +103,11 @@ def train_batches(
             stream=stream,
             sampler=make_sampler(name, stream, batch_size=batch_size, seed=seed),
             seed=seed,
-            rows=_expand(rows, batch_size, stream.batch_share),
+            rows=_stream_rows(rows, name, batch_size, stream.batch_share),
         )
         for name, stream in _named(train).items()
     ]
-    loader = _Loader(feeds, nested=isinstance(train, Mapping))
+    loader = _Loader(feeds, nested=not isinstance(_streams(train), Stream))
     tally = _Tally(corrupt_limit, on_bad)
     return _batches(loader, tally, range(start_step, stop_step), workers, prefetch)
 
@@ -115,7 +116,7 @@ def eval_batches(
     stream: Stream,
     *,
     batch_size: int,
-    rows: np.ndarray | slice | None = None,
+    rows: Rows = None,
     workers: int = 0,
     corrupt_limit: int = 0,
     prefetch: int = 2,
@@ -130,7 +131,9 @@ def eval_batches(
     if len(stream.source) == 0:
         raise DataError(f'evaluation split "{name}" is empty: prepare the data again')
     sampler = _Once(len(stream.source), batch_size)
-    feed = _Feed(name, stream, sampler, seed=0, rows=_expand(rows, batch_size, 1), once=True)
+    feed = _Feed(
+        name, stream, sampler, seed=0, rows=_stream_rows(rows, name, batch_size, 1), once=True
+    )
     tally = _Tally(corrupt_limit, on_bad)
     steps = range(sampler.steps_per_epoch)
     return _batches(_Loader([feed], nested=False), tally, steps, workers, prefetch)
@@ -146,7 +149,7 @@ def make_sampler(name: str, stream: Stream, *, batch_size: int, seed: int) -> Sa
         raise DataError(f'stream "{name}": {error}') from error
 
 
-def steps_per_epoch(train: Train, *, batch_size: int, seed: int) -> int:
+def steps_per_epoch(train: Train, batch_size: int, seed: int) -> int:
     """Updates until the longest stream has been read once; shorter ones start again meanwhile."""
     return max(
         make_sampler(name, stream, batch_size=batch_size, seed=seed).steps_per_epoch
@@ -452,16 +455,25 @@ def _mark_flags_parsed() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
+def _streams(train: Train) -> Stream | Mapping[str, Stream]:
+    return train.train if isinstance(train, Splits) else train
+
+
 def _named(train: Train) -> dict[str, Stream]:
-    return dict(train) if isinstance(train, Mapping) else {SINGLE: train}
+    streams = _streams(train)
+    return {SINGLE: streams} if isinstance(streams, Stream) else dict(streams)
 
 
 def _crc(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def _expand(rows: np.ndarray | slice | None, batch_size: int, share: int) -> np.ndarray | None:
+def _stream_rows(
+    rows: Rows | Mapping[str, Rows], name: str, batch_size: int, share: int
+) -> np.ndarray | None:
+    if isinstance(rows, Mapping):
+        own = rows[name]
+        return None if own is None else np.arange(batch_size * share)[own]
     if rows is None:
         return None
-    own = np.arange(batch_size)[rows]
-    return (own[:, None] * share + np.arange(share)).ravel()
+    return (np.arange(batch_size)[rows][:, None] * share + np.arange(share)).ravel()

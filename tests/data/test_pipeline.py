@@ -134,6 +134,13 @@ def test_generators_differ_between_records_and_steps():
     assert len(np.unique(noise)) == noise.size
 
 
+def test_rows_of_each_stream_by_name():
+    train = STREAMS["several"]
+    both = read(train, stop=3, rows=slice(1, 3))
+    named = read(train, stop=3, rows={"labelled": np.array([1, 2]), "unlabelled": np.arange(3, 9)})
+    assert_same(both, named)
+
+
 def test_several_streams_have_their_shares():
     batch = read(STREAMS["several"], stop=1)[0]
     assert batch.arrays["labelled"]["x"].shape == (4,)
