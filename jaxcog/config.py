@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import re
+from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypeVar
 
 from jaxcog.errors import ConfigError
@@ -153,3 +155,25 @@ def differences(a: Any, b: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
             found |= differences(a.get(name), b.get(name), inner)
         return found
     return {} if a == b else {path: (a, b)}
+
+
+def override(value: Any, changes: Mapping[str, Any]) -> Any:
+    """A dataclass with some dotted fields replaced: {"train.seed": 3}.
+
+    Raises:
+      ConfigError: there is no such field.
+    """
+    for path, new in changes.items():
+        value = _replace(value, path.split("."), new, path)
+    return value
+
+
+def _replace(value: Any, parts: list[str], new: Any, path: str) -> Any:
+    head, rest = parts[0], parts[1:]
+    names = [field.name for field in dataclasses.fields(value)]
+    if head not in names:
+        near = difflib.get_close_matches(head, names, n=1)
+        hint = f"perhaps you meant {near[0]}" if near else f"there are {', '.join(names)}"
+        raise ConfigError(f'no setting "{path}": {hint}')
+    inner = _replace(getattr(value, head), rest, new, path) if rest else new
+    return dataclasses.replace(value, **{head: inner})

@@ -22,6 +22,7 @@ class Entry:
     summary: str
     needs: str
     module: ModuleType
+    is_default: bool = False  # what the system's bare name means (DEFAULT = True in the file)
 
     def experiment(self, *, tiny: bool = False) -> Experiment:
         """The experiment at its full size, or the variant that a laptop runs in seconds."""
@@ -63,4 +64,19 @@ def load(name: str) -> Entry:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     summary = (module.__doc__ or "").strip().splitlines()[0]
-    return Entry(name=name, summary=summary, needs=module.NEEDS, module=module)
+    default = getattr(module, "DEFAULT", False)
+    return Entry(name, summary, module.NEEDS, module, default)
+
+
+def default_of(system: str) -> str:
+    """The config meant by a system's bare name: the one marked DEFAULT = True.
+
+    A full config name stands for itself.
+    """
+    if "/" in system:
+        return system
+    own = [name for name in names() if name.startswith(f"{system}/")]
+    if not own:
+        known = sorted({name.split("/")[0] for name in names()})
+        raise ConfigError(f'there is no system "{system}": there are {", ".join(known)}')
+    return next((name for name in own if load(name).is_default), own[0])

@@ -83,4 +83,14 @@ class Animation:
     note: str = ""
 
 
-Figure = Gallery | Matrix | Lines | Histogram | Table | Animation
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A result that is a file of its own: an index, segments as JSON. `name`: with its suffix."""
+
+    title: str
+    name: str
+    data: bytes
+    note: str = ""
+
+
+Figure = Gallery | Matrix | Lines | Histogram | Table | Animation | File

@@ -22,7 +22,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxcog.show import Figure
 
@@ -104,10 +103,12 @@ class Task:
     figures(state, samples, results) -> what the report shows. `samples`: {split: dict of NumPy
       arrays, the first few hundred evaluation examples}; `results`: the merged metric states of
       the last evaluation.
-    predict(state, images, names) -> figures for `jaxcog predict`; `images` is a list of uint8
-      [H, W, 3] arrays, as read from the files called `names`. None: this task has no prediction
-      from images.
+    predict(state, inputs, names) -> figures for `jaxcog predict`; `inputs` are what jaxcog.data
+      read from the files called `names`, by `reads`. None: this task predicts nothing.
+    reads: kind of `predict`'s inputs: "images" (uint8 [H, W, 3] each), or another reader of
+      jaxcog.data.inputs.
     import_names: the room's `torch_names` table (see jaxcog.interop); None where there is none.
+    import_parts: the entries of the State that an official checkpoint holds.
     """
 
     init: Callable[[Key], State]
@@ -121,5 +122,7 @@ class Task:
         default_factory=dict
     )
     figures: Callable[[State, Mapping[str, Any], Mapping[str, Any]], list[Figure]] = _no_figures
-    predict: Callable[[State, Sequence[np.ndarray], Sequence[str]], list[Figure]] | None = None
+    predict: Callable[[State, Sequence[Any], Sequence[str]], list[Figure]] | None = None
+    reads: str = "images"
     import_names: Any = None
+    import_parts: tuple[str, ...] = ("params", "batch_stats")

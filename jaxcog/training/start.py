@@ -1,4 +1,4 @@
-"""How a run begins: its mesh and program, a restored or a fresh state, and the batches from there."""
+"""How a run begins: mesh and program, a restored or fresh state, the batches from there."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def start_from(program: Program, state: State, origin: str, reporter: Reporter) 
     """`state` with the parameters and statistics of another stage's checkpoint.
 
     Everything under "params" and "batch_stats" must be in that checkpoint with the same shape, but
-    for what `train.start_fresh` names.
+    for what `train.start_fresh` names; a moving average starts from the parameters.
 
     Raises:
       CheckpointError: listing every variable that does not fit.
@@ -132,7 +132,7 @@ def start_from(program: Program, state: State, origin: str, reporter: Reporter) 
         name = sharding.path_name(path)
         if not _is_weight(name) or any(re.search(pattern, name) for pattern in fresh):
             return leaf
-        other = saved.get(name)
+        other = saved.get(re.sub(r"^ema/", "params/", name))
         if other is None or other.shape != leaf.shape:
             there = "missing" if other is None else list(other.shape)
             wrong.append(f"  {name}: {there} there, {list(leaf.shape)} here")
@@ -156,7 +156,7 @@ def start_from(program: Program, state: State, origin: str, reporter: Reporter) 
 
 
 def _is_weight(name: str) -> bool:
-    return name.startswith(("params/", "batch_stats/"))
+    return name.startswith(("params/", "batch_stats/", "ema/"))
 
 
 def batches(

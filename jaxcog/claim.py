@@ -1,0 +1,58 @@
+"""What a paper claims, as data: runs to make, numbers to compare. `jaxcog reproduce` runs it.
+
+A room's `claims.py` holds `CLAIMS: tuple[Claim, ...]`; jaxcog.reproduce trains every variant on
+every cell with every seed and judges the means.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+Overrides = Mapping[str, Any]
+"""Dotted config keys and their values: {"task.mixstyle.p": 0.0}."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AtLeast:
+    """The mean of `metric` under `variant` must reach `value`."""
+
+    variant: str
+    metric: str
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Margin:
+    """The mean of `metric` under `better` must exceed that under `worse` by `value`."""
+
+    better: str
+    worse: str
+    metric: str
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One comparison.
+
+    title: the claim in a sentence.
+    config: the experiment that all runs start from.
+    variants: name -> what is different; the method on, off, ablated.
+    cells: name -> what is different; settings averaged over (target domains, folds).
+    seeds: runs per variant and cell; seed s sets train.seed, and data.seed where there is one.
+    metrics: columns of the table, as in the task's `summarize`.
+    requirements: what must hold; empty for a limit: a setting where no effect is expected, which
+      is shown beside the claim and not judged.
+    note: what a reader must know to read the table rightly.
+    """
+
+    title: str
+    config: str
+    variants: Mapping[str, Overrides]
+    metrics: tuple[str, ...]
+    cells: Mapping[str, Overrides] = dataclasses.field(default_factory=lambda: {"": {}})
+    seeds: int = 5
+    requirements: tuple[AtLeast | Margin, ...] = ()
+    note: str = ""

@@ -1,0 +1,307 @@
+"""The `jaxcog` command: one small function a verb, no logic of its own.
+
+Exit status: 0 done; 1 a claim did not hold, or a plan does not fit; 2 bad input (one message says
+what, where, and the remedy); 130 after Ctrl-C and 143 after SIGTERM, both with everything saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcog.errors import ConfigError, UserError
+
+_DESCRIPTION = "Ten papers on perception, retrieval, imagination and few-shot adaptation, in JAX."
+_EPILOG = "Settings of a config: `jaxcog train CONFIG --help`. Where to begin: `jaxcog list`."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit status."""
+    # Both only talk about hardware that is not there.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and not args.settings:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return args.run(args, rest)
+    except UserError as error:
+        print(f"jaxcog {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jaxcog", description=_DESCRIPTION, epilog=_EPILOG)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(
+        name: str,
+        run: Callable[[argparse.Namespace, list[str]], int],
+        text: str,
+        settings: bool = False,
+    ) -> argparse.ArgumentParser:
+        tail = " Further flags set the config's fields, such as --train.seed 3." if settings else ""
+        sub = verbs.add_parser(
+            name, help=text, description=text + tail, allow_abbrev=False, add_help=False
+        )
+        sub.set_defaults(run=run, settings=settings, verb=name)
+        sub.add_argument("-h", "--help", action="store_true", help="show this help")
+        sub.set_defaults(parser=sub)
+        return sub
+
+    verb("list", _list, "Every system and config, with what it needs.").add_argument(
+        "--json", action="store_true", help="as JSON"
+    )
+
+    sub = verb("train", _train, "Train a config, or go on where it stopped.", settings=True)
+    sub.add_argument("config", nargs="?", metavar="CONFIG", help="such as mixstyle/digits")
+    sub.add_argument("--workdir", type=Path, help="folder of the run (default: under runs/)")
+    sub.add_argument("--tiny", action="store_true", help="the tiny variant, on generated data")
+
+    sub = verb("eval", _eval, "Evaluate a run or checkpoint.", settings=True)
+    sub.add_argument("path", nargs="?", type=Path, metavar="WORKDIR-OR-CHECKPOINT")
+    sub.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
+    sub.add_argument("--json", action="store_true", help="as JSON")
+
+    sub = verb("predict", _predict, "Pictures of what a trained run says about files.")
+    sub.add_argument("path", nargs="?", type=Path, metavar="WORKDIR")
+    sub.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="files or folders")
+    sub.add_argument("--out", type=Path, help="folder for the pictures")
+    sub.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
+
+    sub = verb("plan", _plan, "Compile for a TPU slice without one; see if it fits.", settings=True)
+    sub.add_argument("config", nargs="?", metavar="CONFIG")
+    sub.add_argument("--topology", default="v5e:4x4", help="such as v5e:4x4 or v5p:2x2x2")
+    sub.add_argument("--tiny", action="store_true", help="the tiny variant")
+    sub.add_argument("--json", action="store_true", help="as JSON")
+
+    sub = verb("bench", _bench, "Measure a config's step and input pipeline.", settings=True)
+    sub.add_argument("config", nargs="?", metavar="CONFIG")
+    sub.add_argument("--steps", type=int, default=30, help="updates to time")
+    sub.add_argument("--tiny", action="store_true", help="the tiny variant")
+    sub.add_argument("--json", action="store_true", help="as JSON")
+
+    sub = verb("reproduce", _reproduce, "Check a paper's claim on data that ships.")
+    sub.add_argument("system", nargs="?", metavar="SYSTEM")
+    sub.add_argument("--seeds", type=int, help="runs per setting (default: the claim's own)")
+    sub.add_argument("--json", action="store_true", help="as JSON")
+
+    sub = verb("import-torch", _import, "Official PyTorch checkpoint to a run.", settings=True)
+    sub.add_argument("system", nargs="?", metavar="SYSTEM", help="a system, or one of its configs")
+    sub.add_argument("file", nargs="?", type=Path, metavar="FILE")
+    sub.add_argument("--out", type=Path, help="folder for the imported run")
+    sub.add_argument(
+        "--allow-missing",
+        action="append",
+        default=[],
+        metavar="REGEX",
+        help="variables that keep their initial values, such as '^params/classifier/'",
+    )
+    sub.add_argument("--json", action="store_true", help="as JSON")
+
+    sub = verb("prepare", _prepare, "A dataset as distributed to ArrayRecord files.")
+    sub.add_argument("dataset", nargs="?", metavar="DATASET")
+    sub.add_argument("--raw", type=Path, help="folder with the dataset as distributed")
+    sub.add_argument("--out", type=Path, help="where it goes (default: ~/jaxcog_data)")
+    sub.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+def _need(args: argparse.Namespace, *names: str) -> bool:
+    """Whether help was asked for and shown; complains about arguments that are missing."""
+    if args.help:
+        args.parser.print_help()
+        return True
+    missing = [name for name in names if not getattr(args, name)]
+    if missing:
+        flags = [f"--{name}" if name in ("out", "raw") else name.upper() for name in missing]
+        raise ConfigError(f"{' and '.join(flags)} missing; see `jaxcog {args.verb} --help`")
+    return False
+
+
+def _reporter() -> Any:
+    import jax
+
+    from jaxcog.training.progress import Silent, Terminal
+
+    return Terminal() if jax.process_index() == 0 else Silent()
+
+
+def _with_settings(experiment: Any, flags: list[str], prog: str) -> Any:
+    """The experiment with typed flags on top; a typo exits with 2 and names the nearest flag."""
+    import tyro
+
+    from jaxcog.config import Experiment
+
+    kind = Experiment[type(experiment.task), type(experiment.data)]
+    return tyro.cli(kind, default=experiment, args=flags, prog=prog) if flags else experiment
+
+
+def _experiment(args: argparse.Namespace, flags: list[str]) -> Any:
+    from jaxcog import experiments
+
+    entry = experiments.load(args.config)
+    prog = f"jaxcog {args.verb} {entry.name}"
+    return entry.name, _with_settings(entry.experiment(tiny=args.tiny), flags, prog)
+
+
+def _start_devices() -> None:
+    from jaxcog.training import distributed
+
+    distributed.initialize_from_environment()
+
+
+def _print(table: Any) -> None:
+    from jaxcog import report
+
+    print(report.text_table(table))
+
+
+def _list(args: argparse.Namespace, _: list[str]) -> int:
+    from jaxcog import experiments
+    from jaxcog.show import Table
+
+    if _need(args):
+        return 0
+    entries = [experiments.load(name) for name in experiments.names()]
+    rows = [[entry.name, entry.summary, entry.needs] for entry in entries]
+    if args.json:
+        print(json.dumps([dict(zip(("config", "summary", "needs"), r, strict=True)) for r in rows]))
+    else:
+        _print(Table(title="", header=["config", "what it is", "needs"], rows=rows))
+    return 0
+
+
+def _train(args: argparse.Namespace, flags: list[str]) -> int:
+    if args.help and args.config:
+        _experiment(args, ["--help"])
+    if _need(args, "config"):
+        return 0
+    name, experiment = _experiment(args, flags)
+    _start_devices()
+    from jaxcog import runs
+    from jaxcog.training import preemption, workdir
+
+    reporter = _reporter()
+    folder = args.workdir or workdir.default_workdir(name, experiment)
+    reporter.say(f"{name}: {folder}")
+    outcome, table = runs.train(experiment, folder, name, reporter)
+    if outcome.status == "stopped":
+        reporter.say(f"stopped and saved at step {outcome.step}; the same command goes on")
+        return preemption.exit_status(outcome.signal)
+    _print(table)
+    reporter.say(f"report: {folder / workdir.REPORT_FILE}")
+    return 0
+
+
+def _eval(args: argparse.Namespace, flags: list[str]) -> int:
+    if _need(args, "path"):
+        return 0
+    _start_devices()
+    from jaxcog import runs
+
+    def change(experiment: Any) -> Any:
+        return _with_settings(experiment, flags, f"jaxcog eval {args.path}")
+
+    restored = runs.restore(args.path, _reporter(), best=args.best, change=change)
+    metrics = runs.evaluate(restored)
+    if args.json:
+        print(json.dumps({"config": restored.name, "step": restored.step, "metrics": metrics}))
+    else:
+        _print(runs.metrics_table(f"{restored.name}, step {restored.step}", metrics))
+    return 0
+
+
+def _predict(args: argparse.Namespace, _: list[str]) -> int:
+    if _need(args, "path", "inputs", "out"):
+        return 0
+    _start_devices()
+    from jaxcog import runs
+
+    reporter = _reporter()
+    restored = runs.restore(args.path, reporter, best=args.best, with_data=False)
+    for path in runs.predict(restored, args.inputs, args.out):
+        print(path)
+    return 0
+
+
+def _plan(args: argparse.Namespace, flags: list[str]) -> int:
+    if _need(args, "config"):
+        return 0
+    from jaxcog import plan
+
+    name, experiment = _experiment(args, flags)
+    found = plan.plan(experiment, args.topology, name=name)
+    print(json.dumps(found.to_json()) if args.json else found.text())
+    return 1 if found.fits is False else 0
+
+
+def _bench(args: argparse.Namespace, flags: list[str]) -> int:
+    if _need(args, "config"):
+        return 0
+    _start_devices()
+    from jaxcog import bench
+
+    name, experiment = _experiment(args, flags)
+    found = bench.bench(experiment, name=name, steps=args.steps)
+    print(json.dumps(found.to_json()) if args.json else found.text())
+    return 0
+
+
+def _reproduce(args: argparse.Namespace, _: list[str]) -> int:
+    if _need(args, "system"):
+        return 0
+    _start_devices()
+    from jaxcog import reproduce
+
+    results = reproduce.reproduce(args.system, _reporter(), seeds=args.seeds)
+    held = all(result.held for result in results)
+    if args.json:
+        claims = [result.to_json() for result in results]
+        print(json.dumps({"system": args.system, "held": held, "claims": claims}))
+    else:
+        for result in results:
+            _print(result.table())
+        print(f"{args.system}: {'held' if held else 'NOT held'}")
+    return 0 if held else 1
+
+
+def _import(args: argparse.Namespace, flags: list[str]) -> int:
+    if _need(args, "system", "file", "out"):
+        return 0
+    from jaxcog import experiments, runs
+
+    entry = experiments.load(experiments.default_of(args.system))
+    prog = f"jaxcog import-torch {entry.name}"
+    experiment = _with_settings(entry.experiment(), flags, prog)
+    found = runs.import_torch(
+        experiment, entry.name, args.file, args.out, allow_missing=args.allow_missing
+    )
+    print(json.dumps(found.to_json()) if args.json else found.text())
+    return 0
+
+
+def _prepare(args: argparse.Namespace, _: list[str]) -> int:
+    if _need(args, "dataset", "raw"):
+        return 0
+    from jaxcog.data import builders
+
+    found = builders.prepare(args.dataset, args.raw, args.out)
+    print(json.dumps(found.to_json()) if args.json else found.text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

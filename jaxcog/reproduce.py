@@ -1,0 +1,186 @@
+"""Running a paper's claim: method on against method off, over seeds, on data that ships."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxcog import experiments
+from jaxcog.claim import AtLeast, Claim, Margin
+from jaxcog.config import Experiment, override, to_json
+from jaxcog.errors import ConfigError
+from jaxcog.show import Table
+from jaxcog.training import evaluation, loop, start
+from jaxcog.training.program import Program
+from jaxcog.training.progress import Reporter
+from jaxcog.training.writers import StepLog
+
+
+@dataclasses.dataclass(frozen=True)
+class ClaimResult:
+    """values: variant -> metric -> [cells, seeds]; checks: (what was required, figure, held)."""
+
+    claim: Claim
+    values: Mapping[str, Mapping[str, np.ndarray]]
+    checks: tuple[tuple[str, float, bool], ...]
+    seconds: float
+
+    @property
+    def held(self) -> bool:
+        return all(held for _, _, held in self.checks)
+
+    def table(self) -> Table:
+        """Mean and spread of each variant, then what was required."""
+        claim = self.claim
+        rows = [
+            [name, *(_spread(metrics[metric]) for metric in claim.metrics)]
+            for name, metrics in self.values.items()
+        ]
+        lines = [
+            f"required: {text}; measured {value:.4g}: {'held' if ok else 'NOT HELD'}"
+            for text, value, ok in self.checks
+        ]
+        if not self.checks:
+            lines = ["shown for its limits; nothing is required here"]
+        cells = [name for name in claim.cells if name]
+        over = f"{len(cells)} settings ({', '.join(cells)}) x " if cells else ""
+        note = [f"mean ± standard deviation over {over}{claim.seeds} seeds", *lines]
+        return Table(
+            title=claim.title,
+            header=["variant", *claim.metrics],
+            rows=rows,
+            note="\n".join([*note, claim.note] if claim.note else note),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        values = {
+            name: {
+                metric: {
+                    "mean": float(array.mean()),
+                    "std": float(array.std()),
+                    "runs": {
+                        cell or "all": [float(x) for x in row]
+                        for cell, row in zip(self.claim.cells, array, strict=True)
+                    },
+                }
+                for metric, array in metrics.items()
+            }
+            for name, metrics in self.values.items()
+        }
+        checks = [
+            {"required": text, "measured": value, "held": ok} for text, value, ok in self.checks
+        ]
+        return {
+            "title": self.claim.title,
+            "config": self.claim.config,
+            "held": self.held,
+            "seconds": round(self.seconds, 1),
+            "values": values,
+            "checks": checks,
+        }
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{values.mean():.4g} ± {values.std():.2g}"
+
+
+def systems() -> list[str]:
+    """Every system that has configs, sorted."""
+    return sorted({name.split("/")[0] for name in experiments.names()})
+
+
+def claims_of(system: str) -> tuple[Claim, ...]:
+    """The claims of one room.
+
+    Raises:
+      ConfigError: there is no such system.
+    """
+    if system not in systems():
+        raise ConfigError(f'there is no system "{system}": there are {", ".join(systems())}')
+    return importlib.import_module(f"jaxcog.systems.{system}.claims").CLAIMS
+
+
+def reproduce(system: str, reporter: Reporter, *, seeds: int | None = None) -> list[ClaimResult]:
+    """Runs all claims of a system; `seeds` overrides the number of runs per variant and cell."""
+    results = []
+    for claim in claims_of(system):
+        if seeds is not None:
+            claim = dataclasses.replace(claim, seeds=seeds)
+        results.append(_run(claim, reporter))
+    return results
+
+
+def _run(claim: Claim, reporter: Reporter) -> ClaimResult:
+    begun = time.monotonic()
+    base = experiments.load(claim.config).experiment()
+    programs: dict[str, Program] = {}
+    reporter.say(claim.title)
+    total = len(claim.variants) * len(claim.cells) * claim.seeds
+    reporter.start(0, total)
+    values = {
+        variant: {metric: np.zeros((len(claim.cells), claim.seeds)) for metric in claim.metrics}
+        for variant in claim.variants
+    }
+    done = 0
+    try:
+        for seed in range(claim.seeds):
+            for row, cell in enumerate(claim.cells.values()):
+                for variant, changes in claim.variants.items():
+                    experiment = _seeded(override(base, {**cell, **changes}), seed)
+                    metrics = _final_metrics(experiment, programs)
+                    for metric in claim.metrics:
+                        values[variant][metric][row, seed] = metrics[metric]
+                    done += 1
+                    reporter.update(done, {})
+    finally:
+        reporter.stop()
+    checks = tuple(_check(requirement, values) for requirement in claim.requirements)
+    return ClaimResult(claim, values, checks, time.monotonic() - begun)
+
+
+def _seeded(experiment: Experiment, seed: int) -> Experiment:
+    changes: dict[str, Any] = {"train.seed": seed}
+    if hasattr(experiment.data, "seed"):
+        changes["data.seed"] = seed
+    return override(experiment, changes)
+
+
+def _final_metrics(experiment: Experiment, programs: dict[str, Program]) -> dict[str, float]:
+    """Trains to the end in memory and evaluates once. A program is compiled once per task."""
+    splits = experiment.data.load()
+    shape = {name: str(leaf) for name, leaf in splits.info.element.items()}
+    unseeded = override(experiment, {"train.seed": 0})
+    key = json.dumps([to_json(unseeded.task), to_json(unseeded.train), shape], sort_keys=True)
+    if key not in programs:
+        programs[key] = start.assemble_for(experiment, splits)
+    program = dataclasses.replace(programs[key], experiment=experiment)
+    root = program.root_key()
+    state = program.init(root)
+    log = StepLog(program.scalar_names, lambda step, values, batch: None)
+    batches = start.batches(program, splits, 0, None)
+    for _, state in loop.updates(program, state, batches, root, log):  # noqa: B007
+        pass
+    return evaluation.evaluate(program, state, splits)[0]
+
+
+def _check(
+    requirement: AtLeast | Margin, values: Mapping[str, Mapping[str, np.ndarray]]
+) -> tuple[str, float, bool]:
+    metric = requirement.metric
+    if isinstance(requirement, AtLeast):
+        measured = float(values[requirement.variant][metric].mean())
+        text = f"{metric} of {requirement.variant} at least {requirement.value:g}"
+    else:
+        gain = values[requirement.better][metric] - values[requirement.worse][metric]
+        measured = float(gain.mean())
+        text = (
+            f"{metric} of {requirement.better} above {requirement.worse} by at least "
+            f"{requirement.value:g}"
+        )
+    return text, measured, measured >= requirement.value

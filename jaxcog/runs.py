@@ -1,0 +1,209 @@
+"""What the verbs of the command line do with a run: train and report, evaluate, predict, import."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxcog import report
+from jaxcog.config import Experiment, to_json
+from jaxcog.data import inputs, samples
+from jaxcog.data.types import Splits
+from jaxcog.errors import CheckpointError, ConfigError
+from jaxcog.interop import importer, read
+from jaxcog.show import Figure, Table
+from jaxcog.task import State
+from jaxcog.training import checkpoint, evaluation, loop, sharding, start
+from jaxcog.training.checkpoint import Checkpoints
+from jaxcog.training.program import Program, assemble
+from jaxcog.training.progress import Reporter
+from jaxcog.training.workdir import CHECKPOINTS, REPORT_FILE, claim, read_config, read_experiment
+from jaxcog.training.writers import METRICS_FILE
+
+_SAMPLES = 400
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint on this machine's mesh, with its program and, if asked for, its data."""
+
+    name: str
+    workdir: Path
+    step: int
+    program: Program
+    splits: Splits | None
+    state: State
+    meta: dict[str, Any]
+
+
+def metrics_table(title: str, metrics: dict[str, float]) -> Table:
+    """The paper's metrics as a table."""
+    rows = [[name, f"{value:.4g}"] for name, value in metrics.items()]
+    return Table(title=title, header=["metric", "value"], rows=rows)
+
+
+def train(
+    experiment: Experiment, workdir: Path, name: str, reporter: Reporter
+) -> tuple[loop.Outcome, Table]:
+    """Trains, then writes report.html (process 0); returns how it ended and the final table."""
+    outcome = loop.train(experiment, workdir, name, reporter)
+    table = metrics_table(f"{name}, step {outcome.step}", outcome.metrics)
+    if outcome.status != "stopped":
+        write_report(outcome, workdir, name, table)
+    return outcome, table
+
+
+def write_report(outcome: loop.Outcome, workdir: Path, name: str, table: Table) -> None:
+    """report.html of a finished run. Every process computes the figures; the first one writes."""
+    program = outcome.program
+    shown = {
+        split: samples.sample_arrays(stream, _SAMPLES)
+        for split, stream in outcome.splits.evaluation.items()
+    }
+    figures = program.task.figures(outcome.state, shown, outcome.results)
+    if jax.process_index() != 0:
+        return
+    setting = program.setting
+    summary = {
+        "updates": f"{outcome.step} of {setting.steps} ({setting.steps_per_epoch} an epoch)",
+        "global batch": str(setting.batch_size),
+        "training examples": str(setting.data.num_examples),
+        "devices": f"{jax.device_count()} ({jax.devices()[0].device_kind})",
+        "mesh": ", ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items()),
+        "ended by": {"finished": "the end of the run", "patience": "train.patience"}[
+            outcome.status
+        ],
+    }
+    report.write_report(
+        workdir / REPORT_FILE,
+        title=name,
+        subtitle=f"system {program.experiment.system}",
+        config=to_json(program.experiment),
+        metrics_file=workdir / METRICS_FILE,
+        table=table,
+        figures=figures,
+        summary=summary,
+    )
+
+
+def restore(
+    path: Path,
+    reporter: Reporter,
+    *,
+    best: bool = False,
+    change: Any = None,
+    with_data: bool = True,
+) -> Restored:
+    """The run at `path` (a workdir, its checkpoints/, or one checkpoint) on this machine's devices.
+
+    Args:
+      best: the checkpoint with the best headline metric instead of the newest.
+      change: a function of the experiment, for overrides such as another data root.
+
+    Raises:
+      CheckpointError, DataError, ConfigError: see the message.
+    """
+    workdir, step = checkpoint.resolve(path)
+    name, experiment = read_experiment(workdir)
+    if change is not None:
+        experiment = change(experiment)
+    checkpoints = Checkpoints(
+        workdir / CHECKPOINTS,
+        keep_last=experiment.train.keep_last,
+        best="max" if experiment.train.keep_best else None,
+        report=reporter.say,
+    )
+    try:
+        splits = experiment.data.load() if with_data else None
+        if splits is not None:
+            program = start.assemble_for(experiment, splits)
+        else:
+            mesh = sharding.make_mesh(experiment.mesh)
+            program = assemble(experiment, described(experiment, workdir), mesh)
+        if best:
+            step = checkpoints.best()
+            if step is None:
+                raise CheckpointError(f"{workdir}: no checkpoint was evaluated; leave out --best")
+        state, meta = start.restore_state(program, checkpoints, step)
+        if splits is not None:
+            start.check_classes(meta, splits)
+    finally:
+        checkpoints.close()
+    return Restored(name, workdir, meta["step"], program, splits, state, meta)
+
+
+def described(experiment: Experiment, workdir: Path) -> Any:
+    """DataInfo without the data, with the classes that the run was trained on."""
+    info = experiment.data.describe()
+    classes = read_config(workdir).get("classes")
+    return dataclasses.replace(info, class_names=tuple(classes)) if classes else info
+
+
+def evaluate(restored: Restored) -> dict[str, float]:
+    """The paper's metrics of a restored run."""
+    return evaluation.evaluate(restored.program, restored.state, restored.splits)[0]
+
+
+def predict(restored: Restored, paths: Sequence[Path], out: Path) -> list[Path]:
+    """Predictions for files or folders, written to `out` as pictures and an index.html.
+
+    Raises:
+      ConfigError: this system predicts nothing from files.
+      DataError: a file is missing or cannot be read.
+    """
+    task = restored.program.task
+    if task.predict is None:
+        raise ConfigError(f"{restored.name} has no prediction from files; use `jaxcog eval`")
+    values, names = inputs.read_inputs(task.reads, paths)
+    figures: list[Figure] = task.predict(restored.state, values, names)
+    out.mkdir(parents=True, exist_ok=True)
+    return report.save_figures(figures, out)
+
+
+def import_torch(
+    experiment: Experiment,
+    name: str,
+    file: Path,
+    out: Path,
+    *,
+    allow_missing: Sequence[str] = (),
+) -> importer.Report:
+    """An official PyTorch checkpoint as a run's folder that every other verb understands.
+
+    Raises:
+      CheckpointError: keys are unused, missing or of another shape; nothing is written then.
+      ConfigError: `out` already holds a run.
+    """
+    if (out / CHECKPOINTS).exists():
+        raise ConfigError(f"--out {out} already holds a run: choose another folder")
+    program = assemble(experiment, experiment.data.describe(), sharding.make_mesh(experiment.mesh))
+    if program.task.import_names is None:
+        raise ConfigError(f"{name} has no table of official names: nothing can be imported")
+    state = program.init(program.root_key())
+    weights = {part: state[part] for part in program.task.import_parts if part in state}
+    imported, found = importer.import_checkpoint(
+        read.read_checkpoint(file), program.task.import_names, weights, allow_missing=allow_missing
+    )
+    for part in weights:
+        state[part] = jax.device_put(imported[part], program.state_shardings[part])
+    claim(out, name, experiment)
+    meta = {
+        "step": 0,
+        "elapsed": 0.0,
+        "finished": True,
+        "best": None,
+        "evaluations_without_better": 0,
+        "data": None,
+        "classes": [],
+        "imported_from": file.name,
+    }
+    store = Checkpoints(out / CHECKPOINTS, keep_last=1, best=None)
+    store.save(0, state, meta, None)
+    store.close()
+    (out / "imported.json").write_text(json.dumps(found.to_json(), indent=2) + "\n")
+    return found
