@@ -189,7 +189,7 @@ class Report:
     used: (PyTorch key, our path); a fused tensor appears once a path.
     ignored: keys that the table names as irrelevant. unused: keys that no rule matches.
     missing: paths of the model that nothing filled. mismatched: sentences, one a wrong array.
-    cast: sentences, one for each array stored in a narrower type than the model's.
+    cast: sentences, one for each array that was converted to the model's type.
     """
 
     used: tuple[tuple[str, str], ...] = ()

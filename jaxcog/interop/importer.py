@@ -1,0 +1,81 @@
+"""From a checkpoint's tensors to a model's variables, with nothing lost or guessed in silence."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcog.errors import CheckpointError
+from jaxcog.interop.names import NameTable, Report, Tensors, flattened, nested
+
+
+def import_checkpoint(
+    tensors: Tensors, table: NameTable, target_struct: Any
+) -> tuple[dict[str, Any], Report]:
+    """Our variables, filled from PyTorch tensors, and what became of every key.
+
+    Arrays are compared with the model's in shape and type. A type whose numbers the model's holds
+    without loss (half and bfloat16 in float32, a small int64 in int32) is converted and reported;
+    any other difference is an error.
+
+    tensors: PyTorch key -> array (see jaxcog.interop.read.read_checkpoint).
+    target_struct: the model's variables, {"params": ..., "batch_stats": ...}, of anything with
+      .shape and .dtype, such as what jax.eval_shape returns.
+
+    Raises CheckpointError listing every key that is unused and every variable that is missing or
+      differs.
+    """
+    tree, report = table.convert(tensors)
+    have, want = dict(flattened(tree)), dict(flattened(target_struct))
+    keys: dict[str, str] = {path: key for key, path in report.used}
+    filled: dict[str, Any] = {}
+    mismatched, cast = list(report.mismatched), []
+    for path in sorted(have.keys() & want.keys()):
+        value, model = have[path], want[path]
+        dtype = np.dtype(model.dtype)
+        if tuple(value.shape) != tuple(model.shape):
+            mismatched.append(
+                f"{keys[path]} -> {path}: {list(value.shape)} in the checkpoint, "
+                f"{list(model.shape)} in the model"
+            )
+        elif value.dtype == dtype:
+            filled[path] = value
+        elif _lossless(value, dtype):
+            cast.append(f"{path}: {value.dtype} -> {dtype}")
+            filled[path] = value.astype(dtype)
+        else:
+            mismatched.append(
+                f"{keys[path]} -> {path}: {value.dtype} in the checkpoint, {dtype} in the model"
+            )
+    strangers = tuple(keys[path] for path in have if path not in want)
+    report = dataclasses.replace(
+        report,
+        used=tuple(pair for pair in report.used if pair[1] in want),
+        unused=(*report.unused, *dict.fromkeys(strangers)),
+        missing=tuple(sorted(want.keys() - have.keys())),
+        mismatched=tuple(mismatched),
+        cast=tuple(cast),
+    )
+    if not report.ok:
+        problems = report.problems()
+        raise CheckpointError(
+            "\n".join(
+                [
+                    f"checkpoint and model differ in {len(problems)} places:",
+                    *(f"  {line}" for line in problems),
+                    "is it a checkpoint of this system, of this depth and number of classes?",
+                ]
+            )
+        )
+    return nested(filled), report
+
+
+def _lossless(value: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether `value` is the same in type `dtype`, of the same family of numbers."""
+    if all(jnp.issubdtype(x, jnp.floating) for x in (value.dtype, dtype)):
+        return np.promote_types(value.dtype, dtype) == dtype
+    both_whole = all(jnp.issubdtype(x, jnp.integer) for x in (value.dtype, dtype))
+    return both_whole and np.array_equal(value.astype(dtype), value)
