@@ -18,7 +18,7 @@ from jaxcog.errors import ConfigError
 from jaxcog.show import Table
 from jaxcog.training import evaluation, loop, start
 from jaxcog.training.program import Program
-from jaxcog.training.progress import Reporter
+from jaxcog.training.progress import Reporter, Silent
 from jaxcog.training.writers import StepLog
 
 
@@ -163,10 +163,11 @@ def _final_metrics(experiment: Experiment, programs: dict[str, Program]) -> dict
     root = program.root_key()
     state = program.init(root)
     log = StepLog(program.scalar_names, lambda step, values, batch: None)
-    batches = start.batches(program, splits, 0, None)
-    for _, state in loop.updates(program, state, batches, root, log):  # noqa: B007
+    batches = start.batches(program, splits, 0, Silent())
+    final = state
+    for _, final in loop.updates(program, state, batches, root, log):
         pass
-    return evaluation.evaluate(program, state, splits)[0]
+    return evaluation.evaluate(program, final, splits)[0]
 
 
 def _check(

@@ -72,6 +72,11 @@ def begin(program: Program, splits: Splits, checkpoints: Checkpoints, reporter: 
     meta = fresh_meta(program, splits)
     if checkpoints.latest() is not None:
         state, saved = checkpoints.restore(None, _target(program))
+        if saved["data"] is None:
+            raise CheckpointError(
+                f"{checkpoints.directory} was imported, not trained: to train on from it, choose "
+                "another --workdir and set --train.start-from to this one"
+            )
         pipeline.check_fingerprint(saved["data"], meta["data"])
         check_classes(saved, splits)
         reporter.say(f"going on from step {saved['step']} of {program.setting.steps}")

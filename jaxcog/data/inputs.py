@@ -1,0 +1,54 @@
+"""Reading what a user names on the command line: files or folders, by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxcog.errors import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
+
+
+def _image(path: Path) -> np.ndarray:
+    """uint8 [H, W, 3]."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+_READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
+    "images": (IMAGE_SUFFIXES, _image),
+}
+
+
+def read_inputs(kind: str, paths: Sequence[Path]) -> tuple[list[Any], list[str]]:
+    """(values, names) of all files; a folder stands for its files of that kind, sorted.
+
+    Raises:
+      DataError: a path does not exist, holds nothing of that kind, or a file cannot be read.
+    """
+    suffixes, read = _READERS[kind]
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
+            if not found:
+                raise DataError(f"{path} holds no {kind} ({', '.join(suffixes)})")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(f"{path} does not exist: name files or folders of {kind}")
+    values = []
+    for path in files:
+        try:
+            values.append(read(path))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(
+                f"{path} cannot be read as one of {kind} ({error}): repair it or leave it out"
+            ) from error
+    return values, [str(path) for path in files]
