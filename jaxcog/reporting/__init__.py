@@ -1,0 +1,1 @@
+"""How figures become HTML and pictures; `jaxcog.report` is the door."""
