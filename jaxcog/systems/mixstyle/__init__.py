@@ -1,0 +1,31 @@
+"""MixStyle: domain generalisation by mixing the feature statistics of training images."""
+
+from jaxcog.systems.mixstyle.layer import MixStyle
+from jaxcog.systems.mixstyle.model import BACKBONES, Network, Output
+from jaxcog.systems.mixstyle.ops import (
+    MixDraw,
+    apply_draw,
+    crossdomain_permutation,
+    dropblock,
+    efdmix,
+    instance_statistics,
+    mixstyle,
+    random_permutation,
+    sample_mixstyle,
+)
+
+__all__ = [
+    "BACKBONES",
+    "MixDraw",
+    "MixStyle",
+    "Network",
+    "Output",
+    "apply_draw",
+    "crossdomain_permutation",
+    "dropblock",
+    "efdmix",
+    "instance_statistics",
+    "mixstyle",
+    "random_permutation",
+    "sample_mixstyle",
+]
