@@ -192,7 +192,7 @@ def _train(args: argparse.Namespace, flags: list[str]) -> int:
     name, experiment = _experiment(args, flags)
     _start_devices()
     from jaxcog import runs
-    from jaxcog.training import preemption, workdir
+    from jaxcog.training import workdir
 
     reporter = _reporter()
     folder = args.workdir or workdir.default_workdir(name, experiment)
@@ -200,7 +200,7 @@ def _train(args: argparse.Namespace, flags: list[str]) -> int:
     outcome, table = runs.train(experiment, folder, name, reporter)
     if outcome.status == "stopped":
         reporter.say(f"stopped and saved at step {outcome.step}; the same command goes on")
-        return preemption.exit_status(outcome.signal)
+        return outcome.exit_status
     _print(table)
     reporter.say(f"report: {folder / workdir.REPORT_FILE}")
     return 0

@@ -108,7 +108,8 @@ def restore(
     Raises:
       CheckpointError, DataError, ConfigError: see the message.
     """
-    workdir, step = checkpoint.resolve(path)
+    found, step = checkpoint.resolve(path)
+    workdir = Path(found)
     name, experiment = read_experiment(workdir)
     if change is not None:
         experiment = change(experiment)

@@ -53,7 +53,7 @@ class Outcome:
       signal, after saving; the same command goes on).
     metrics, results: the paper's metrics and the merged metric states of the last evaluation;
       empty when stopped.
-    signal: the number of the signal that stopped it, 0 if none did.
+    exit_status: what a scheduler should be told (see jaxcog.training.preemption).
     """
 
     status: Literal["finished", "patience", "stopped"]
@@ -63,7 +63,7 @@ class Outcome:
     splits: Splits
     metrics: dict[str, float]
     results: dict[str, Any]
-    signal: int = 0
+    exit_status: int = 0
 
 
 def updates(
@@ -143,7 +143,7 @@ class _Session:
 
     def run(self) -> Outcome:
         train = self.program.experiment.train
-        with StopSignal() as stop, Watchdog(train.watchdog_seconds) as watchdog:
+        with StopSignal(self.reporter.say) as stop, Watchdog(train.watchdog_seconds) as watchdog:
             try:
                 status = self._train(stop, watchdog)
             finally:
@@ -157,7 +157,7 @@ class _Session:
                 splits=self.splits,
                 metrics=self.metrics,
                 results=self.results,
-                signal=stop.signal if status == "stopped" else 0,
+                exit_status=stop.exit_status if status == "stopped" else 0,
             )
 
     def _train(

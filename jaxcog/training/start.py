@@ -125,9 +125,9 @@ def start_from(program: Program, state: State, origin: str, reporter: Reporter) 
       CheckpointError: listing every variable that does not fit.
       ConfigError: a pattern of `train.start_fresh` matches nothing.
     """
-    saved = checkpoint.flat_paths(checkpoint.restore_tree(origin)[0])
+    saved = _by_path(checkpoint.restore_tree(origin, only=_is_weight))
     fresh = program.experiment.train.start_fresh
-    names = [name for name in checkpoint.flat_paths(state) if _is_weight(name)]
+    names = [name for name in _by_path(state) if _is_weight(name)]
     unused = [pattern for pattern in fresh if not any(re.search(pattern, n) for n in names)]
     if unused:
         raise ConfigError(f"train.start_fresh: {unused} match no variable, such as {names[:4]}")
@@ -158,6 +158,11 @@ def start_from(program: Program, state: State, origin: str, reporter: Reporter) 
         )
     reporter.say(f"starting from the weights of {origin}")
     return state
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {sharding.path_name(path): leaf for path, leaf in leaves}
 
 
 def _is_weight(name: str) -> bool:
