@@ -83,7 +83,7 @@ def train_batches(
 
     Args:
       train: one stream or several by name, or the Splits that hold them.
-      batch_size: global, over all processes; a stream with `batch_share` n has n times as many rows.
+      batch_size: global, over all processes; a stream with `batch_share` n has n times the rows.
       rows: the rows of the global batch that this process holds; None: all. With several streams:
         by stream name; or for all of them, when rows [a, b) mean rows [n a, n b) of share n.
       workers: processes that read and decode; 0: threads in this process. Data in memory needs
