@@ -47,7 +47,7 @@ class HashHead(nn.Module):
 
 
 def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
-    """[B, H, W, C] -> [B, size, size, C]; bin i averages rows floor(i n/size) .. ceil((i+1) n/size)."""
+    """[B, H, W, C] -> [B, size, size, C]; bin i: rows floor(i n/size) to ceil((i+1) n/size)."""
 
     def bins(n: int) -> np.ndarray:
         weights = np.zeros((size, n), np.float32)

@@ -1,0 +1,133 @@
+"""A searchable gallery in one file, and the same gallery in the binary layout of FAISS."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcog.errors import DataError
+from jaxcog.systems.orthohash.retrieval import hamming_topk
+
+_VERSION = 1
+_FAISS_L2 = 1
+
+
+def fingerprint(variables: Any) -> str:
+    """What tells one hashing network's codes from another's: 16 hex digits over all its arrays.
+
+    variables: a pytree of arrays, such as {"params": ..., "batch_stats": ...}.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class HammingIndex:
+    """Codes of a gallery.
+
+    words: uint32 [N, ceil(K/32)] (see `pack_bits`). names: what item i is called.
+    made_by: `fingerprint` of the network whose codes these are.
+    """
+
+    words: np.ndarray
+    num_bits: int
+    made_by: str
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        wanted = -(-self.num_bits // 32)
+        if self.words.ndim != 2 or self.words.shape[1] != wanted:
+            raise DataError(
+                f"index: codes of {self.num_bits} bits are [N, {wanted}] words, got "
+                f"{self.words.shape}: pack them with pack_bits"
+            )
+        if self.names and len(self.names) != len(self.words):
+            raise DataError(f"index: {len(self.names)} names for {len(self.words)} codes")
+
+    def search(
+        self, query: np.ndarray, k: int, *, num_bits: int, made_by: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(distances, indices) int32 [Q, k] of the nearest items, ties in the index's order.
+
+        query: uint32 [Q, W], codes of the network `made_by` (see `fingerprint`).
+
+        Raises:
+          DataError: the index holds other codes than the query's, or fewer than k.
+        """
+        if num_bits != self.num_bits:
+            raise DataError(
+                f"the index holds codes of {self.num_bits} bits, the query has {num_bits}: build "
+                "the index again with the network that makes the queries"
+            )
+        if made_by != self.made_by:
+            raise DataError(
+                f"the index was built by network {self.made_by}, the query by {made_by}: their "
+                "bits mean different things; build the index again from this checkpoint"
+            )
+        if k > len(self.words):
+            raise DataError(f"k={k}: the index holds only {len(self.words)} items")
+        distances, indices = jax.jit(hamming_topk, static_argnums=2)(query, self.words, k)
+        return np.asarray(distances), np.asarray(indices)
+
+    def save(self, path: Path | str) -> None:
+        """Writes one .npz file that `load` reads."""
+        np.savez_compressed(
+            path,
+            version=_VERSION,
+            words=self.words,
+            num_bits=self.num_bits,
+            made_by=self.made_by,
+            names=np.array(self.names, dtype=np.str_),
+        )
+
+    @classmethod
+    def load(cls, path: Path | str) -> HammingIndex:
+        """Reads a file that `save` wrote.
+
+        Raises:
+          DataError: no such file, or it is none of ours.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                if int(file["version"]) != _VERSION:
+                    raise DataError(
+                        f"{path}: index version {int(file['version'])}, this release reads "
+                        f"{_VERSION}: build the index again"
+                    )
+                return cls(
+                    file["words"],
+                    int(file["num_bits"]),
+                    str(file["made_by"]),
+                    tuple(file["names"].tolist()),
+                )
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such index file") from error
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: not an index file of this library ({error})") from error
+
+    def faiss_bytes(self) -> bytes:
+        """The content of a file that `faiss.read_index_binary` opens as an IndexBinaryFlat.
+
+        FAISS wants whole bytes: the last one is filled up with zeros, which changes no distance.
+        Queries for it come from `faiss_codes`.
+        """
+        codes = faiss_codes(self.words, self.num_bits)
+        size = codes.shape[1]
+        header = struct.pack("<iiq?i", 8 * size, size, len(codes), True, _FAISS_L2)
+        return b"IBxF" + header + struct.pack("<Q", codes.size) + codes.tobytes()
+
+
+def faiss_codes(words: np.ndarray, num_bits: int) -> np.ndarray:
+    """uint32 [N, W] -> uint8 [N, ceil(K/8)], the rows that FAISS binary indexes hold."""
+    as_bytes = np.ascontiguousarray(words, "<u4").view(np.uint8)
+    return np.ascontiguousarray(as_bytes[:, : -(-num_bits // 8)])
