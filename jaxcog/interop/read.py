@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -59,7 +59,8 @@ def read_checkpoint(
 def read_object(path: str | Path, *, with_torch: bool = False) -> Any:
     """Everything in a file: nested dicts, lists and tuples of arrays, numbers and strings.
 
-    The format is told from the content. Half and bfloat16 tensors keep their type (ml_dtypes).
+    The format is told from the content. Half and bfloat16 tensors keep their type (ml_dtypes). Of
+    a TorchScript archive (the official CLIP files) the tensors are read, by name.
 
     Raises CheckpointError: no such file, an unknown or damaged one, or one that asks for more
       than data (the forbidden name and the remedy are in the message; nothing was run).
@@ -159,8 +160,7 @@ def _read_zip(path: Path) -> Any:
             with np.load(path, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         root = pickles[0].removesuffix("data.pkl")
-        if f"{root}constants.pkl" in names:
-            raise CheckpointError("a TorchScript program; save the model's state_dict instead")
+        scripted = f"{root}constants.pkl" in names
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
             raise CheckpointError("written on a big-endian machine; save it again on another one")
         contents: dict[str, np.ndarray] = {}
@@ -173,7 +173,18 @@ def _read_zip(path: Path) -> Any:
                 raise CheckpointError(f"storage {key} is cut off")
             return Storage(contents[key], dtype)
 
-        return resolved(RestrictedUnpickler(io.BytesIO(archive.read(pickles[0])), storage).load())
+        file = io.BytesIO(archive.read(pickles[0]))
+        structure = resolved(RestrictedUnpickler(file, storage, scripted=scripted).load())
+        return dict(_script_tensors(structure)) if scripted else structure
+
+
+def _script_tensors(module: Any, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of a TorchScript module under the names that its state_dict would give them."""
+    for name, value in module.items():
+        if isinstance(value, np.ndarray):
+            yield f"{prefix}{name}", value
+        elif isinstance(value, Mapping):
+            yield from _script_tensors(value, f"{prefix}{name}.")
 
 
 def _identified(identifier: Any) -> tuple[np.dtype, str, int]:

@@ -56,6 +56,10 @@ _STORAGES = {
 }
 
 
+# Stands for every class of a TorchScript program; their code is never looked at.
+SCRIPTED = ("__torch__", "*")
+
+
 class ForbiddenGlobalError(CheckpointError):
     """The file names something that is not plain data; it was not called."""
 
@@ -175,6 +179,7 @@ def _admitted() -> dict[tuple[str, str], Any]:
     """
     namespace = type("Namespace", (_Attributes,), {})
     table: dict[tuple[str, str], Any] = {
+        SCRIPTED: namespace,
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("collections", "defaultdict"): _dictionary,
         ("argparse", "Namespace"): namespace,
@@ -183,6 +188,7 @@ def _admitted() -> dict[tuple[str, str], Any]:
         ("torch", "device"): lambda *name: ":".join(map(str, name)),
         ("torch", "Tensor"): "Tensor",
         ("torch.nn.parameter", "Parameter"): "Parameter",
+        ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
         ("torch._utils", "_rebuild_tensor"): _tensor,
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,
         ("torch._utils", "_rebuild_tensor_v3"): _tensor_v3,
@@ -192,6 +198,8 @@ def _admitted() -> dict[tuple[str, str], Any]:
         ("numpy", "ndarray"): "ndarray",
         ("numpy", "dtype"): _DType,
     }
+    for kind in ("int", "double", "bool", "tensor"):
+        table["torch.jit._pickle", f"build_{kind}list"] = list
     for core in ("numpy.core", "numpy._core"):
         table[f"{core}.multiarray", "_reconstruct"] = lambda *_: _Array()
         table[f"{core}.multiarray", "scalar"] = _numpy_scalar
@@ -212,15 +220,28 @@ def _admitted() -> dict[tuple[str, str], Any]:
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """Reads one pickle from `file`; `storage` answers PyTorch's persistent identifiers."""
+    """Reads one pickle from `file`.
 
-    def __init__(self, file: BinaryIO, storage: Callable[[Any], Storage] | None = None) -> None:
+    storage: answers PyTorch's persistent identifiers.
+    scripted: the file is a TorchScript archive, whose modules become dicts of their attributes.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        storage: Callable[[Any], Storage] | None = None,
+        *,
+        scripted: bool = False,
+    ) -> None:
         super().__init__(file, encoding="latin1")
         self._storage = storage
+        self._scripted = scripted
         self._table = _admitted()
 
     def find_class(self, module: str, name: str) -> Any:
         module = "builtins" if module == "__builtin__" else module
+        if self._scripted and module.partition(".")[0] == "__torch__":
+            return self._table[SCRIPTED]
         try:
             return self._table[module, name]
         except KeyError:
