@@ -1,7 +1,8 @@
 """Joining the processes of one run, as the environment describes them.
 
 Recognised, in this order: `JAXCOG_COORDINATOR` (host:port), `JAXCOG_NUM_PROCESSES` and
-`JAXCOG_PROCESS_ID`, set by hand or by a launcher; a Slurm step of several tasks; a TPU slice of
+`JAXCOG_PROCESS_ID`, set by hand or by a launcher (`JAXCOG_NUM_PROCESSES=1` alone: one process,
+whatever else is set); a Slurm step of several tasks; a TPU slice of
 several hosts (GKE or a Cloud TPU VM); an indexed Kubernetes Job or JobSet (needs `jax[k8s]`).
 Anything else is a run of one process.
 """
@@ -34,10 +35,10 @@ def initialize_from_environment(environment: Mapping[str, str] | None = None) ->
         could not be reached.
     """
     environment = os.environ if environment is None else environment
+    if environment.get("JAXCOG_NUM_PROCESSES") == "1":
+        return False
     if any(environment.get(name) for name in VARIABLES):
         coordinator, count, index = _explicit(environment)
-        if count == 1:
-            return False
         _initialize(
             coordinator_address=coordinator,
             num_processes=count,
@@ -58,11 +59,11 @@ def is_cluster(environment: Mapping[str, str]) -> bool:
     if slurm and int(environment.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
         return True
     hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES", "")
-    if len(hosts.split(",")) > 1 or int(environment.get("MEGASCALE_NUM_SLICES") or 1) > 1:
-        return True
+    if hosts:
+        return "," in hosts or int(environment.get("MEGASCALE_NUM_SLICES") or 1) > 1
     if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
         return True
-    return not hosts and _on_tpu_vm(environment)
+    return _on_tpu_vm(environment)
 
 
 def _on_tpu_vm(environment: Mapping[str, str]) -> bool:
@@ -102,10 +103,10 @@ def _initialize(**arguments: object) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(**arguments)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         if "before" in str(error) and "backend" in str(error).lower():
-            raise
+            raise  # called too late: a defect of ours
         raise ConfigError(
             f"the processes of this run could not be joined: {error}\n"
-            f"set {', '.join(VARIABLES)} in each process, or unset all for a run of one"
+            f"set {', '.join(VARIABLES)} in each process, or JAXCOG_NUM_PROCESSES=1 for a run of one"
         ) from error
