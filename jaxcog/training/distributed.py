@@ -2,9 +2,9 @@
 
 Recognised, in this order: `JAXCOG_COORDINATOR` (host:port), `JAXCOG_NUM_PROCESSES` and
 `JAXCOG_PROCESS_ID`, set by hand or by a launcher (`JAXCOG_NUM_PROCESSES=1` alone: one process,
-whatever else is set); a Slurm step of several tasks; a TPU slice of
-several hosts (GKE or a Cloud TPU VM); an indexed Kubernetes Job or JobSet (needs `jax[k8s]`).
-Anything else is a run of one process.
+whatever else is set); a Slurm step of several tasks; a TPU slice of several hosts (GKE or a Cloud
+TPU VM); an indexed Kubernetes Job or JobSet (needs `jax[k8s]`). Anything else is a run of one
+process.
 """
 
 from __future__ import annotations
@@ -108,5 +108,5 @@ def _initialize(**arguments: object) -> None:
             raise  # called too late: a defect of ours
         raise ConfigError(
             f"the processes of this run could not be joined: {error}\n"
-            f"set {', '.join(VARIABLES)} in each process, or JAXCOG_NUM_PROCESSES=1 for a run of one"
+            f"set {', '.join(VARIABLES)} in each process, or JAXCOG_NUM_PROCESSES=1 to run alone"
         ) from error

@@ -117,7 +117,7 @@ class _Vote:
     def exchange(self, received: int) -> int:
         before, votes = self._pending, self._place(received) if received else self._quiet
         self._pending = self._largest(votes)
-        return 0 if before is None else int(before.addressable_data(0))
+        return 0 if before is None else int(jax.device_get(before.addressable_data(0)))
 
     def _place(self, value: int) -> jax.Array:
         vote = np.asarray([value], np.int32)
