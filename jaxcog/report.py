@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from jaxcog.reporting import draw, page, plots
-from jaxcog.reporting.axes import format_number
 from jaxcog.reporting.curves import read_metrics
 from jaxcog.show import Animation, Figure, Gallery, Histogram, Lines, Matrix, Table
 
@@ -162,10 +161,11 @@ def _files(figure: Figure) -> dict[str, bytes]:
 
 def _markdown(table: Table) -> str:
     def line(cells: Sequence[object]) -> str:
-        texts = (format_number(c).replace("|", "\\|").replace("\n", " ") for c in cells)
+        texts = (str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells)
         return f"| {' | '.join(texts)} |"
 
-    rows = [line(table.header), f"|{' --- |' * len(table.header)}", *map(line, table.rows)]
+    marks = ("---:" if right else "---" for right in page.numeric_columns(table))
+    rows = [line(table.header), line(list(marks)), *map(line, page.cell_texts(table))]
     note = f"\n{table.note}\n" if table.note else ""
     return f"# {table.title}\n\n" + "\n".join(rows) + "\n" + note
 

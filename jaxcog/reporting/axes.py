@@ -106,7 +106,8 @@ def is_number(value: object) -> bool:
 def _linear_ticks(low: float, high: float, count: int) -> list[float]:
     rough = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+    # A step somewhat finer than asked for is better than one twice as coarse.
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= 0.75 * rough)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [i * step for i in range(first, last + 1)]
 

@@ -15,6 +15,7 @@ BORDERS = {"good": (27, 138, 90), "bad": (204, 61, 61)}
 
 _SHEET_WIDTH = 1480
 _MARGIN, _GAP, _FRAME = 36, 16, 4
+_ENLARGED_TO = 480
 
 
 def rgb_image(rgb: np.ndarray, what: str) -> Image.Image:
@@ -28,20 +29,20 @@ def rgb_image(rgb: np.ndarray, what: str) -> Image.Image:
 def shown_size(height: int, width: int, side: int) -> tuple[int, int]:
     """(height, width) at which a picture is shown so that its longer side is about `side`.
 
-    Small pictures grow by whole factors, so that each of their pixels stays a square.
+    Small pictures grow by whole factors, so that each of their pixels stays a square, and never
+    beyond what a reader needs to tell the pixels apart.
     """
     longest = max(height, width)
     if longest <= side:
-        factor = max(1, side // longest)
+        factor = max(1, min(side, _ENLARGED_TO) // longest)
         return height * factor, width * factor
     return max(1, round(height * side / longest)), max(1, round(width * side / longest))
 
 
 def side_for(pictures_in_row: int) -> int:
     """The longer side, in CSS pixels, of pictures of which so many stand in a row."""
-    return next(
-        (side for most, side in ((3, 340), (6, 164), (8, 128)) if pictures_in_row <= most), 96
-    )
+    steps = ((1, 680), (3, 340), (6, 164), (8, 128))
+    return next((side for most, side in steps if pictures_in_row <= most), 96)
 
 
 def resized(image: Image.Image, height: int, width: int) -> Image.Image:

@@ -107,19 +107,22 @@ def table_html(table: Table) -> str:
 
 def cell_texts(table: Table) -> list[list[str]]:
     """The rows as text, a column's numbers alike. ValueError for a row of another length."""
+    columns = [format_column(column) for column in _columns(table)]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def numeric_columns(table: Table) -> list[bool]:
+    """Whether each column holds numbers alone. ValueError for a row of another length."""
+    return [bool(column) and all(map(is_number, column)) for column in _columns(table)]
+
+
+def _columns(table: Table) -> list[list[object]]:
     for row in table.rows:
         if len(row) != len(table.header):
             raise ValueError(
                 f'table "{table.title}": {len(table.header)} columns, a row of {len(row)}: {row}'
             )
-    columns = [format_column(column) for column in zip(*table.rows, strict=True)]
-    return [list(row) for row in zip(*columns, strict=True)]
-
-
-def numeric_columns(table: Table) -> list[bool]:
-    """Whether each column holds numbers alone."""
-    columns = [[row[j] for row in table.rows] for j in range(len(table.header))]
-    return [bool(column) and all(map(is_number, column)) for column in columns]
+    return [[row[j] for row in table.rows] for j in range(len(table.header))]
 
 
 def curves_html(metrics: curves.Metrics) -> str:

@@ -34,8 +34,13 @@ def shades(matrix: Matrix) -> tuple[np.ndarray, str]:
 
     Confusion counts (square, same names, nothing negative) are shaded by their share of the row,
     so that rare classes can be read as well as frequent ones.
+
+    Raises ValueError if the names do not fit the values.
     """
     values = np.nan_to_num(np.asarray(matrix.values, np.float64), posinf=0.0, neginf=0.0)
+    named = (len(matrix.row_names), len(matrix.column_names))
+    if values.shape != named:
+        raise ValueError(f'matrix "{matrix.title}": {named} names for values {values.shape}')
     same = list(matrix.row_names) == list(matrix.column_names) and values.min(initial=0) >= 0
     if same and values.size and np.allclose(values, np.round(values)):
         return values / np.maximum(values.sum(axis=1, keepdims=True), 1e-12), "share of the row"
@@ -46,10 +51,16 @@ def shades(matrix: Matrix) -> tuple[np.ndarray, str]:
 def heat_image(matrix: Matrix) -> Image.Image:
     """A large matrix, one pixel a cell: accent colour with the shade as opacity (RGBA)."""
     shade, _ = shades(matrix)
+    strength = _strength(shade)
     pixels = np.empty((*shade.shape, 4), np.uint8)
     pixels[..., :3] = np.where(shade[..., None] < 0, _MINUS, _HEAT)
-    pixels[..., 3] = np.round(np.sqrt(np.abs(shade)) * 255)
+    pixels[..., 3] = np.round(strength * 255)
     return Image.fromarray(pixels)
+
+
+def _strength(shade: np.ndarray) -> np.ndarray:
+    """Opacity of cells without numbers: the strongest is full, and the weak can still be seen."""
+    return np.sqrt(np.abs(shade) / (np.abs(shade).max(initial=0.0) or 1.0))
 
 
 def matrix_image(matrix: Matrix) -> Image.Image:
@@ -70,7 +81,7 @@ def matrix_image(matrix: Matrix) -> Image.Image:
     width = max(left + columns * cell + _MARGIN, 480)
     page, pen, top = _page(matrix.title, note, width, above + rows * cell + _MARGIN)
     top += above
-    opacity = np.abs(shade) if numbers else np.sqrt(np.abs(shade))
+    opacity = np.abs(shade) if numbers else _strength(shade)
     for i, j in np.ndindex(rows, columns):
         accent = np.array(_MINUS if shade[i, j] < 0 else SERIES[0])
         color = tuple(int(v) for v in 255 + (accent - 255) * opacity[i, j])
@@ -173,7 +184,7 @@ def _chart(
     figure: Lines | Histogram, names: Sequence[str], x: Scale, y: Scale, draw_data
 ) -> Image.Image:
     legend, rows = _legend_places(names) if len(names) > 1 else ([], 0)
-    height = rows * 26 + 10 + _PLOT_HEIGHT + 72
+    height = rows * 26 + 10 + _PLOT_HEIGHT + 88
     page, pen, top = _page(figure.title, figure.note, _WIDTH, height)
     for i, (at, row, name) in enumerate(legend):
         up = top + row * 26
@@ -188,10 +199,11 @@ def _chart(
     for value, label in x.ticks(7):
         at = _LEFT + float(x.unit(value)) * size[0]
         pen.text((at, top + size[1] + 10), label, SOFT, font(16), anchor="mt")
-    layer = Image.new("RGBA", (size[0] * _SMOOTHER, size[1] * _SMOOTHER), (255, 255, 255, 0))
+    # On a copy of the page, not on a transparent layer: only so do translucent bars mix.
+    layer = page.crop((_LEFT, top, _LEFT + size[0], top + size[1]))
+    layer = layer.resize((size[0] * _SMOOTHER, size[1] * _SMOOTHER), Image.Resampling.NEAREST)
     draw_data(ImageDraw.Draw(layer, "RGBA"), layer.size)
-    layer = layer.resize(size, Image.Resampling.BOX)
-    page.paste(layer, (_LEFT, top), layer)
+    page.paste(layer.resize(size, Image.Resampling.BOX), (_LEFT, top))
     pen.line((_LEFT, top + size[1], _LEFT + size[0], top + size[1]), fill=SOFT)
     middle = (_LEFT + size[0] / 2, top + size[1] + 52)
     pen.text(middle, figure.x_label, SOFT, font(16), anchor="mm")
