@@ -107,7 +107,8 @@ def lines_image(figure: Lines) -> Image.Image:
     for name, (x, y) in figure.series.items():
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         good = np.isfinite(x) & np.isfinite(y)
-        series[name] = x[good], y[good]
+        order = np.argsort(x[good], kind="stable")
+        series[name] = x[good][order], y[good][order]
     everything = [np.concatenate(part) for part in zip(*series.values(), strict=True)] or [
         np.zeros(0)
     ] * 2

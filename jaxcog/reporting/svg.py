@@ -125,22 +125,21 @@ def _path(xs: Sequence[float], ys: Sequence[float]) -> str:
 
 
 def _paths(curves: Sequence[Curve], frame: Frame, x: Scale, y: Scale) -> str:
-    parts = []
+    raw, lines = [], []  # all raw values lie below all lines, which would drown in them
     for i, curve in enumerate(curves):
         if not curve.y.size:
             continue
         style = f"s{i % COLORS}" + (" again" if i >= COLORS else "")
         xs = frame.across(x.unit(curve.x))
         ys = frame.down(y.unit(curve.y))
-        raw = "raw" if curve.smooth is not None else "line"
-        parts.append(f'<path class="{raw} {style}" d="{_path(xs, ys)}"/>')
         if curve.smooth is not None:
-            smooth = frame.down(y.unit(curve.smooth))
-            parts.append(f'<path class="line {style}" d="{_path(xs, smooth)}"/>')
-        elif curve.y.size <= _MARKERS_UP_TO:
+            raw.append(f'<path class="raw {style}" d="{_path(xs, ys)}"/>')
+            ys = frame.down(y.unit(curve.smooth))
+        lines.append(f'<path class="line {style}" d="{_path(xs, ys)}"/>')
+        if curve.smooth is None and curve.y.size <= _MARKERS_UP_TO:
             dots = (f'<circle cx="{a:.1f}" cy="{b:.1f}"/>' for a, b in zip(xs, ys, strict=True))
-            parts.append(f'<g class="dots {style}">{"".join(dots)}</g>')
-    return "".join(parts)
+            lines.append(f'<g class="dots {style}">{"".join(dots)}</g>')
+    return "".join(raw + lines)
 
 
 def _grid(frame: Frame, y: Scale) -> str:
