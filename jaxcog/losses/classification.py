@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxcog.nn.precision import at_least_float32
+
 
 def cross_entropy_per_example(
     logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
@@ -29,7 +31,7 @@ def cross_entropy_per_example(
         )
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing={label_smoothing} is outside [0, 1]")
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    log_p = jax.nn.log_softmax(at_least_float32(logits))
     loss = -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
     if label_smoothing:
         loss = (1 - label_smoothing) * loss - label_smoothing * jnp.mean(log_p, axis=-1)

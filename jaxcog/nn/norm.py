@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcog.nn.initializers import Initializer
+from jaxcog.nn.precision import at_least_float32
 
 
 class BatchNorm(nn.Module):
@@ -45,7 +46,7 @@ class BatchNorm(nn.Module):
         shape = (x.shape[-1],)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        x32 = x.astype(jnp.float32)
+        x32 = at_least_float32(x)
 
         if self.use_running_average:
             mean, var = running_mean.value, running_var.value

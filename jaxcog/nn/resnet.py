@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxcog.nn.initializers import kaiming_normal_fan_out
 from jaxcog.nn.norm import BatchNorm
+from jaxcog.nn.precision import at_least_float32
 
 Between = Callable[[str, jax.Array], jax.Array]
 """(stage name, its output [B, H, W, C]) -> what the next stage sees."""
@@ -52,7 +53,7 @@ def max_pool(x: jax.Array, window: int = 3, stride: int = 2, pad: int = 1) -> ja
 
 def global_average_pool(x: jax.Array) -> jax.Array:
     """[B, H, W, C] -> [B, C], summed in float32 whatever the dtype of `x`, which it keeps."""
-    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(x.dtype)
+    return jnp.mean(at_least_float32(x), axis=(1, 2)).astype(x.dtype)
 
 
 class BasicBlock(nn.Module):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxcog.errors import ConfigError
 from jaxcog.nn.initializers import Linear, kaiming_normal_fan_in, torch_default_kernel
 from jaxcog.nn.norm import BatchNorm
+from jaxcog.nn.precision import at_least_float32
 from jaxcog.nn.resnet import DEPTHS, STAGES, Between, ResNet, max_pool
 from jaxcog.systems.mixstyle import ops
 
@@ -166,7 +167,7 @@ class _Classifier(nn.Module):
             head = MLPHead(spec.hidden, spec.dropout, name="head", **shared)
             features = head(features, train=train, norm_train=norm_train)
         logits = Linear(spec.num_classes, dtype=spec.dtype, name="classifier")(features)
-        return logits.astype(jnp.float32), features
+        return at_least_float32(logits), features
 
 
 @jax.tree_util.register_dataclass

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from jaxcog.nn.precision import at_least_float32
+
 AxisName = str | tuple[str, ...]
 Mix = Literal["random", "crossdomain"]
 Scope = Literal["global", "local"]
@@ -52,7 +54,7 @@ def instance_statistics(
             f"instance_statistics: x {x.shape} has {positions} positions per sample and channel; "
             f"a deviation with ddof={ddof} needs at least {ddof + 1}"
         )
-    x = x.astype(jnp.float32)
+    x = at_least_float32(x)
     return jnp.mean(x, axes), jnp.sqrt(jnp.var(x, axes, ddof=ddof) + eps)
 
 
@@ -87,7 +89,7 @@ def mixstyle(
     Raises:
       ValueError: shapes do not fit.
     """
-    x32 = x.astype(jnp.float32)
+    x32 = at_least_float32(x)
     mu, sigma = instance_statistics(jax.lax.stop_gradient(x32), eps=eps, ddof=ddof)
     if scope == "local":
         axis_name = None
@@ -98,7 +100,7 @@ def mixstyle(
         return statistic.reshape(x.shape[0], *(1,) * (x.ndim - 2), -1)
 
     # The mixture written as a change of x: where nothing is mixed, nothing is rounded either.
-    other = 1 - lam.astype(jnp.float32)[:, None]
+    other = 1 - at_least_float32(lam)[:, None]
     gain = spread(other * (partner_sigma - sigma) / sigma)
     shift = spread(other * (partner_mu - mu))
     return (x32 + ((x32 - spread(mu)) * gain + shift)).astype(x.dtype)
