@@ -31,6 +31,8 @@ _DAMAGED = (
     EOFError,
     LookupError,
     ArithmeticError,
+    MemoryError,
+    OSError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -247,4 +249,11 @@ def _by_torch(path: Path) -> Any:
             return type(value)(arrays(item) for item in value)
         return value
 
-    return arrays(torch.load(path, map_location="cpu", weights_only=True))
+    try:
+        return arrays(torch.load(path, map_location="cpu", weights_only=True))
+    except pickle.UnpicklingError as error:
+        # PyTorch's own text recommends loading without the restriction; that is not our advice.
+        raise CheckpointError(
+            "PyTorch refuses it too (torch.load with weights_only=True). Load it where its code is "
+            "trusted, and save the model's state_dict alone"
+        ) from error

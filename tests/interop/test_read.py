@@ -233,6 +233,27 @@ def test_garbage_is_an_error_that_names_the_file(content, suffix, tmp_path):
         read_checkpoint(tmp_path / "absent.pth")
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_pytorch_itself_reads_the_same(new, expected, tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = {name: torch.tensor(value) for name, value in expected.items()}
+    tensors["brain"] = tensors["brain"].bfloat16()
+    torch.save({"model": tensors}, tmp_path / "x.pth", _use_new_zipfile_serialization=new)
+    ours, theirs = (read_checkpoint(tmp_path / "x.pth", with_torch=x) for x in (False, True))
+    for name, value in expected.items():
+        assert ours[name].dtype == theirs[name].dtype
+        np.testing.assert_array_equal(ours[name], theirs[name])
+        np.testing.assert_array_equal(ours[name].astype(value.dtype), value)
+    with pytest.raises(CheckpointError, match="PyTorch refuses it too"):
+        read_checkpoint(FILES / "zip.pth", with_torch=True)
+
+
+def test_without_the_extra_the_message_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(CheckpointError, match=r"jaxcog\[torch\]"):
+        read_checkpoint(FILES / "zip.pth", with_torch=True)
+
+
 def test_unwrapping():
     w = np.ones(2)
     assert unwrap({"w": w})[0].keys() == {"w"}
