@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from jaxcog.errors import CheckpointError
 from jaxcog.training import checksums
+from jaxcog.training.trees import like, nested, path_name, without_placeholders
 
 try:
     import orbax.checkpoint.v1 as ocp
@@ -64,7 +65,6 @@ class Checkpoints:
         self._best = best
         self._report = report or _log.warning
         self._headers: dict[int, dict[str, Any] | None] = {}
-        self._current: dict[int, float | None] = {}  # steps whose state this run has on disk
         self._damaged: set[int] = set()
         self._cleaned = False  # on the first save only: opening must not disturb a writer
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
@@ -91,8 +91,7 @@ class Checkpoints:
     ) -> None:
         """Starts writing a checkpoint; arrays may be donated as soon as this returns.
 
-        Saving again what this run has already written or restored at `step` is skipped, unless it
-        brings a metric.
+        A checkpoint that is there already at `step` is replaced.
 
         Args:
           meta: JSON values.
@@ -103,8 +102,6 @@ class Checkpoints:
         """
         self.wait()
         metric = None if metric is None or not math.isfinite(metric) else float(metric)
-        if step in self._current and metric in (None, self._current[step]):
-            return
         if not self._cleaned and jax.process_index() == 0:
             _remove_unfinished(self._directory)
         self._cleaned = True
@@ -112,7 +109,7 @@ class Checkpoints:
         try:
             response = ocp.save_async(
                 self._directory / str(step),
-                _nested(state),
+                nested(state),
                 checkpointable_name=ITEM,
                 overwrite=True,
                 custom_metadata=header,
@@ -169,7 +166,6 @@ class Checkpoints:
                         f"checkpoint {problems[-1].strip()}; going back to step {candidate}"
                     )
             else:
-                self._current[candidate] = header["metric"]
                 return state, header["meta"]
         others = [s for s in self.steps() if s not in self._damaged]
         remedy = f"whole ones may be {others}" if others else "start again in an empty workdir"
@@ -181,7 +177,6 @@ class Checkpoints:
         try:
             response.result()
             self._headers[step] = header
-            self._current = {step: header["metric"]}
             self._damaged.discard(step)
             if jax.process_index() == 0:
                 checksums.write(self._directory / str(step))
@@ -267,7 +262,7 @@ def restore_tree(path: PathLike, only: Callable[[str], bool] | None = None) -> d
         _, saved = _read_header(step_path)
         wanted = jax.tree_util.tree_map_with_path(
             lambda key, leaf: (
-                np.empty(leaf.shape, leaf.dtype) if only is None or only(_path(key)) else ...
+                np.empty(leaf.shape, leaf.dtype) if only is None or only(path_name(key)) else ...
             ),
             saved,
         )
@@ -276,7 +271,7 @@ def restore_tree(path: PathLike, only: Callable[[str], bool] | None = None) -> d
         raise CheckpointError(
             f"{step_path}: damaged ({damage}); use another step of the run"
         ) from damage
-    return _without_placeholders(loaded)
+    return without_placeholders(loaded)
 
 
 def read_meta(path: PathLike) -> dict[str, Any]:
@@ -351,8 +346,8 @@ def _restore(path: epath.Path, abstract_state: Tree) -> tuple[Tree, dict[str, An
         ),
         abstract_state,
     )
-    loaded = _together(lambda: _load(path, _nested(wanted)))
-    return _like(abstract_state, loaded), header
+    loaded = _together(lambda: _load(path, nested(wanted)))
+    return like(abstract_state, loaded), header
 
 
 def _check_files(path: epath.Path) -> None:
@@ -452,55 +447,11 @@ def _remove_unfinished(directory: epath.Path) -> None:
                 entry.rmtree(missing_ok=True)
 
 
-def _path(key_path: Any) -> str:
-    return jax.tree_util.keystr(key_path, simple=True, separator="/")
-
-
 def _described(tree: Tree) -> dict[str, str]:
     return {
-        _path(path): f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+        path_name(path): f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-
-
-def _names(key_path: Any) -> list[str]:
-    return [jax.tree_util.keystr((entry,), simple=True) for entry in key_path]
-
-
-def _nested(tree: Tree) -> dict[str, Any]:
-    """Any pytree as nested dicts named by its key paths; empty containers are left out."""
-    result: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        *parents, last = _names(path)
-        node = result
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = leaf
-    return result
-
-
-def _like(tree: Tree, nested: Mapping[str, Any]) -> Tree:
-    """The leaves of `nested` in the structure of `tree`: the inverse of `_nested`."""
-
-    def leaf(path: Any, _: Any) -> Any:
-        node: Any = nested
-        for name in _names(path):
-            node = node[name]
-        return node
-
-    return jax.tree_util.tree_map_with_path(leaf, tree)
-
-
-def _without_placeholders(tree: Mapping[str, Any]) -> dict[str, Any]:
-    result = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            value = _without_placeholders(value)
-            if not value:
-                continue
-        if value is not ...:
-            result[name] = value
-    return result
 
 
 def _first_line(error: BaseException) -> str:

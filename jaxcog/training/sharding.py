@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxcog.config import Mesh as MeshConfig
 from jaxcog.errors import ConfigError
+from jaxcog.training.trees import path_name
 
 AXES = ("data", "fsdp", "model", "space")
 BATCH_AXES = ("data", "fsdp")
@@ -188,11 +189,6 @@ def place(local: Tree, shardings: Tree, struct: Tree) -> Tree:
     if jax.process_count() == 1:
         return jax.device_put(local, shardings)
     return jax.tree.map(lambda x, s, g: _place_one(x, s, tuple(g.shape)), local, shardings, struct)
-
-
-def path_name(path: Any) -> str:
-    """A key path as text: "params/layer1_0/conv1/kernel"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _place_one(

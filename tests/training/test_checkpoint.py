@@ -127,14 +127,14 @@ def test_lower_may_be_better(tmp_path):
     assert write(tmp_path, [1, 2, 3], best="min", metrics={1: 2.0, 2: 1.0, 3: 3.0}).best() == 2
 
 
-def test_saving_the_same_step_twice_adds_only_a_metric(tmp_path):
+def test_saving_a_step_again_replaces_it(tmp_path, mesh):
     checkpoints = write(tmp_path, [1], best="max")
-    before = sorted(p.stat().st_mtime_ns for p in tmp_path.rglob("*"))
-    checkpoints.save(1, make_state(1), {})
-    checkpoints.wait()
-    assert before == sorted(p.stat().st_mtime_ns for p in tmp_path.rglob("*"))
-    checkpoints.save(1, make_state(1), {}, 0.25)
-    checkpoints.wait()
+    assert checkpoints.best() is None
+    checkpoints.save(1, make_state(2), {"finished": True}, 0.25)
+    restored, meta = checkpoints.restore(None, abstract(make_state(), mesh))
+    assert_same(restored, make_state(2))
+    assert meta == {"finished": True}
+    assert checkpoints.steps() == [1]
     assert checkpoints.best() == 1
 
 

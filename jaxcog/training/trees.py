@@ -1,0 +1,56 @@
+"""Pytrees as paths and as nested dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+Tree = Any
+
+
+def path_name(path: Any) -> str:
+    """A key path as text: "params/layer1_0/conv1/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def nested(tree: Tree) -> dict[str, Any]:
+    """Any pytree as nested dicts named by its key paths; empty containers are left out."""
+    result: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        *parents, last = _names(path)
+        node = result
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = leaf
+    return result
+
+
+def like(tree: Tree, leaves: Mapping[str, Any]) -> Tree:
+    """The leaves of nested dicts in the structure of `tree`: the inverse of `nested`."""
+
+    def leaf(path: Any, _: Any) -> Any:
+        node: Any = leaves
+        for name in _names(path):
+            node = node[name]
+        return node
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def without_placeholders(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree` less the leaves that are `...`, and less the dicts that this leaves empty."""
+    result = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            value = without_placeholders(value)
+            if not value:
+                continue
+        if value is not ...:
+            result[name] = value
+    return result
+
+
+def _names(path: Any) -> list[str]:
+    return [jax.tree_util.keystr((entry,), simple=True) for entry in path]
