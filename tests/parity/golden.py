@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,9 @@ class Golden:
         return next((self.meta[key] for key in keys if key in self.meta), stated)
 
     def _tolerance_by_topic(self, stated: Mapping[str, Any], kind: str, tail: str) -> Any:
-        topics = sorted((topic for topic in stated if tail.startswith(topic)), key=len)
+        # A topic counts where a word of the name starts with it: "queue" for "image_queue".
+        words = {topic: rf"(^|[_/]){re.escape(topic)}" for topic in stated}
+        topics = sorted((topic for topic in stated if re.search(words[topic], tail)), key=len)
         kind = "grad" if "grad_norm" in f"{kind}/{tail}" and "grad" in stated else kind
         for topic in (*reversed(topics), kind):
             value = stated.get(topic)

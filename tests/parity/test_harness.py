@@ -83,6 +83,7 @@ def test_whole_numbers_must_be_equal(golden):
         ({"tolerance": {"out": 0.5, "grad": 0.6}}, "out/grad_norms", 0.6),
         ({"tolerance": {"losses": [0.1, 0.2], "grad": {"w": 0.7}}}, "grad/w", 0.7),
         ({"tolerance": {"losses": [0.1, 0.2], "param": 0.8}}, "out/losses", [0.1, 0.2]),
+        ({"tolerance": {"queue": 0.3, "loss": 0.8}}, "out/image_queue", 0.3),
         ({"tolerance": {"losses": [0.1, 0.2], "param": 0.8}}, "out/param/fc.weight", 0.8),
     ],
 )
