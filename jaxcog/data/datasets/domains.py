@@ -1,0 +1,386 @@
+"""Domain generalisation: PACS, Office-Home, Digits-DG, VLCS and miniDomainNet.
+
+Train on all domains but one, test on the one left out. Layouts, splits and transforms are those of
+Dassl, with which MixStyle's results were made (ICLR 2021).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import jax
+import numpy as np
+
+from jaxcog.data import images
+from jaxcog.data.prepared import ROOT, Entry, Listing, Prepared, Recipe, Records, open_prepared
+from jaxcog.data.samplers import RandomDomain
+from jaxcog.data.types import MakeSampler, Splits, Stream
+from jaxcog.errors import ConfigError
+from jaxcog.task import DataInfo
+
+_IMAGES = (".jpg", ".jpeg", ".png")
+_FEATURES = {"image": "image", "label": ((), np.int32)}
+_PACS_BROKEN = "sketch/dog/n02103406_4068-1.png"
+
+
+def read_list(recipe: Recipe, path: Path, first_label: int, classes: int) -> list[tuple[str, int]]:
+    """Lines `<path> <label>` as (path, label from 0). Raises DataError with the line's number."""
+    if not path.is_file():
+        raise recipe.expected(f"{path} is missing")
+    found = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().rpartition(" ")
+        place = int(label) - first_label if label.isdigit() else -1
+        if not name or not 0 <= place < classes:
+            raise recipe.expected(
+                f"{path}, line {number}: {line.strip()!r} is not `<path> <label>` with a label "
+                f"from {first_label} to {first_label + classes - 1}"
+            )
+        found.append((name, place))
+    if not found:
+        raise recipe.expected(f"{path} is empty")
+    return found
+
+
+def _class_names(recipe: Recipe, path: Path, lines: Sequence[tuple[str, int]]) -> list[str]:
+    """Class names from the folders of listed images; every class must have some."""
+    names = {label: Path(name).parent.name for name, label in lines}
+    missing = [label for label in range(max(names) + 1) if label not in names]
+    if missing:
+        raise recipe.expected(f"{path} lists no image of class {missing[0]}")
+    return [names[label] for label in range(len(names))]
+
+
+def _read_pacs(raw: Path) -> Listing:
+    splits, skipped, names = {}, [], {}
+    for domain in PACS.domains:
+        for part in ("train", "crossval"):
+            path = raw / "splits" / f"{domain}_{part}_kfold.txt"
+            lines = read_list(_PACS, path, first_label=1, classes=7)
+            strangers = {Path(name).parts[0] for name, _ in lines} - set(PACS.domains)
+            if strangers:
+                raise _PACS.expected(
+                    f'{path} lists images of an unknown domain "{strangers.pop()}"'
+                )
+            skipped += [name for name, _ in lines if name == _PACS_BROKEN]
+            lines = [(name, label) for name, label in lines if name != _PACS_BROKEN]
+            names[domain, part] = _class_names(_PACS, path, lines)
+            splits[f"{domain}_{part}"] = [
+                Entry(name, {"image": raw / "images" / name, "label": label})
+                for name, label in lines
+            ]
+    classes = names[PACS.domains[0], "train"]
+    return Listing(splits, _FEATURES, {"class_names": classes}, skipped)
+
+
+def _read_mini_domain_net(raw: Path) -> Listing:
+    splits, classes = {}, []
+    for domain in MiniDomainNet.domains:
+        for part in ("train", "test"):
+            path = raw / "splits_mini" / f"{domain}_{part}.txt"
+            lines = read_list(_MINI_DOMAIN_NET, path, first_label=0, classes=126)
+            if not classes:
+                classes = _class_names(_MINI_DOMAIN_NET, path, lines)
+            splits[f"{domain}_{part}"] = [
+                Entry(name, {"image": raw / name, "label": label}) for name, label in lines
+            ]
+    return Listing(splits, _FEATURES, {"class_names": classes})
+
+
+def _read_folders(
+    recipe: Recipe, raw: Path, folders: Mapping[str, str], parts: Sequence[str]
+) -> Listing:
+    """`<domain folder>/<part>/<class>/<image>`; classes are the sorted folder names."""
+    first = raw / next(iter(folders.values())) / parts[0]
+    if not first.is_dir():
+        raise recipe.expected(f"{first} is missing")
+    classes = sorted(folder.name for folder in first.iterdir() if folder.is_dir())
+    splits = {}
+    for domain, folder in folders.items():
+        for part in parts:
+            place = raw / folder / part
+            if not place.is_dir():
+                raise recipe.expected(f"{place} is missing")
+            found = sorted(entry.name for entry in place.iterdir() if entry.is_dir())
+            if found != classes:
+                odd = sorted(set(found) ^ set(classes))
+                raise recipe.expected(f"{place} and {first} differ in the classes {odd[:5]}")
+            splits[f"{domain}_{part}"] = list(_class_folders(recipe, raw, place, classes))
+    return Listing(splits, _FEATURES, {"class_names": classes})
+
+
+def _class_folders(
+    recipe: Recipe, raw: Path, place: Path, classes: Sequence[str]
+) -> Iterator[Entry]:
+    for label, name in enumerate(classes):
+        files = sorted(f for f in (place / name).iterdir() if f.suffix.lower() in _IMAGES)
+        if not files:
+            raise recipe.expected(f'the class "{name}" is empty: no images in {place / name}')
+        for file in files:
+            yield Entry(str(file.relative_to(raw)), {"image": file, "label": label})
+
+
+@dataclasses.dataclass(frozen=True)
+class _LeaveOneOut:
+    """Records: "image" float32 [S, S, 3] normalised, "label" and "domain" int32.
+
+    A domain's id is its position among the sources; the target has the next one.
+
+    target: the domain left out for testing.
+    sources: the domains to train on; None: all others.
+    sampler: "uniform", or "domains": each batch consists of `domains_per_batch` equal blocks.
+    validation: also evaluate on the sources' validation parts, as "source".
+    test_resize: "crop" resizes the shorter edge and crops the centre; "squash" ignores the aspect
+      (what the published numbers were made with; the same on square images).
+    """
+
+    target: str
+    sources: tuple[str, ...] | None = None
+    sampler: Literal["uniform", "domains"] = "uniform"
+    domains_per_batch: int = 2
+    validation: bool = False
+    test_resize: Literal["crop", "squash"] = "crop"
+    size: int = 224
+    root: str = ROOT
+
+    name: ClassVar[str]
+    domains: ClassVar[tuple[str, ...]]
+    parts: ClassVar[tuple[str, str]]  # for training, for validation
+    target_parts: ClassVar[tuple[str, ...]]
+    # Images for training in each domain; a share of the whole where no list says how many.
+    published: ClassVar[Mapping[str, int]]
+    classes: ClassVar[tuple[str, ...]]
+    augment: ClassVar[bool] = True
+    mean: ClassVar[tuple[float, ...]] = images.IMAGENET_MEAN
+    std: ClassVar[tuple[float, ...]] = images.IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        for name in (self.target, *self.source_domains):
+            if name not in self.domains:
+                raise ConfigError(
+                    f'data: unknown domain "{name}"; {self.name} has {", ".join(self.domains)}'
+                )
+        if self.target in self.source_domains:
+            raise ConfigError(f'data.target="{self.target}" is also among data.sources')
+        if not self.source_domains:
+            raise ConfigError("data.sources: name at least one domain")
+
+    @property
+    def source_domains(self) -> tuple[str, ...]:
+        """The domains to train on; a domain's place is its id."""
+        if self.sources is not None:
+            return self.sources
+        return tuple(name for name in self.domains if name != self.target)
+
+    def describe(self) -> DataInfo:
+        """What a task must know, with published sizes; reads nothing."""
+        examples = sum(self.published[name] for name in self.source_domains)
+        return self._info(examples, self.classes)
+
+    def load(self) -> Splits:
+        """The prepared data. Raises DataError where it was not prepared."""
+        prepared = open_prepared(self.name, self.root)
+        train = self.source_records(prepared, self.parts[0])
+        evaluation = {"test": self.target_stream(prepared)}
+        if self.validation:
+            known = self.source_records(prepared, self.parts[1])
+            evaluation["source"] = Stream(known, transform=self.test_transform())
+        return Splits(
+            train=Stream(train, transform=self.train_transform(), sampler=self._sampler(train)),
+            evaluation=evaluation,
+            info=self._info(len(train), tuple(prepared.metadata["class_names"])),
+        )
+
+    def source_records(self, prepared: Prepared, part: str) -> Records:
+        """One part of every source domain, with the column "domain"."""
+        names = [f"{domain}_{part}" for domain in self.source_domains]
+        records = prepared.records(*names)
+        return records.with_columns(domain=records.part.astype(np.int32))
+
+    def target_stream(self, prepared: Prepared) -> Stream:
+        """The target domain, for testing."""
+        target = prepared.records(*(f"{self.target}_{part}" for part in self.target_parts))
+        domain = np.full(len(target), len(self.source_domains), np.int32)
+        return Stream(target.with_columns(domain=domain), transform=self.test_transform())
+
+    def train_transform(self) -> images.Views:
+        """Resized, sometimes enlarged and cropped, mirrored, normalised."""
+        augment = (images.EnlargeAndCrop(), images.Flip()) if self.augment else ()
+        return images.single_view(images.Resize(self.size), *augment, self._normalise())
+
+    def test_transform(self) -> images.Views:
+        """Resized, cropped at the centre, normalised."""
+        if self.test_resize == "squash":
+            return images.single_view(images.Resize(self.size), self._normalise())
+        resize, crop = images.ResizeShorter(self.size), images.CentreCrop(self.size)
+        return images.single_view(resize, crop, self._normalise())
+
+    def _normalise(self) -> images.Normalise:
+        return images.Normalise(self.mean, self.std)
+
+    def _sampler(self, records: Records) -> MakeSampler | None:
+        if self.sampler == "uniform":
+            return None
+        return functools.partial(
+            RandomDomain, domains=records.columns["domain"], per_batch=self.domains_per_batch
+        )
+
+    def _info(self, examples: int, classes: tuple[str, ...]) -> DataInfo:
+        number = jax.ShapeDtypeStruct((), np.int32)
+        image = jax.ShapeDtypeStruct((self.size, self.size, 3), np.float32)
+        return DataInfo(
+            element={"image": image, "label": number, "domain": number},
+            num_examples=examples,
+            class_names=classes,
+            facts={
+                "mean": self.mean,
+                "std": self.std,
+                "domains": (*self.source_domains, self.target),
+            },
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PACS(_LeaveOneOut):
+    """Art paintings, cartoons, photos and sketches of 7 classes (Li et al., ICCV 2017)."""
+
+    target: Literal["art_painting", "cartoon", "photo", "sketch"] = "sketch"
+
+    name = "pacs"
+    domains = ("art_painting", "cartoon", "photo", "sketch")
+    parts = ("train", "crossval")
+    target_parts = ("train", "crossval")
+    published: ClassVar[Mapping[str, int]] = {
+        "art_painting": 1840,
+        "cartoon": 2107,
+        "photo": 1499,
+        "sketch": 3531,
+    }
+    classes = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+
+
+@dataclasses.dataclass(frozen=True)
+class OfficeHome(_LeaveOneOut):
+    """Office and household objects of 65 classes (Venkateswara et al., CVPR 2017)."""
+
+    target: Literal["art", "clipart", "product", "real_world"] = "art"
+
+    name = "office_home_dg"
+    domains = ("art", "clipart", "product", "real_world")
+    parts = ("train", "val")
+    target_parts = ("train", "val")
+    published: ClassVar[Mapping[str, int]] = {
+        "art": 2184,
+        "clipart": 3929,
+        "product": 3995,
+        "real_world": 3921,
+    }
+    classes = tuple(f"class {i}" for i in range(65))
+
+
+@dataclasses.dataclass(frozen=True)
+class DigitsDG(_LeaveOneOut):
+    """Digits of MNIST, MNIST-M, SVHN and SYN, 32x32 (Zhou et al., AAAI 2020)."""
+
+    target: Literal["mnist", "mnist_m", "svhn", "syn"] = "mnist_m"
+    size: int = 32
+
+    name = "digits_dg"
+    domains = ("mnist", "mnist_m", "svhn", "syn")
+    parts = ("train", "val")
+    target_parts = ("train", "val")
+    published: ClassVar[Mapping[str, int]] = dict.fromkeys(domains, 4800)
+    classes = tuple(str(digit) for digit in range(10))
+    augment = False
+    mean = images.HALF
+    std = images.HALF
+
+
+@dataclasses.dataclass(frozen=True)
+class VLCS(_LeaveOneOut):
+    """Caltech101, LabelMe, PASCAL and SUN09 in 5 classes (Fang et al., ICCV 2013)."""
+
+    target: Literal["caltech", "labelme", "pascal", "sun"] = "caltech"
+
+    name = "vlcs"
+    domains = ("caltech", "labelme", "pascal", "sun")
+    parts = ("train", "crossval")
+    target_parts = ("test",)
+    published: ClassVar[Mapping[str, int]] = {
+        "caltech": 991,
+        "labelme": 1859,
+        "pascal": 2363,
+        "sun": 2297,
+    }
+    classes = tuple(f"class {i}" for i in range(5))
+
+
+@dataclasses.dataclass(frozen=True)
+class MiniDomainNet(_LeaveOneOut):
+    """A part of DomainNet: 4 domains, 126 classes, 96x96 (Zhou et al., TIP 2021)."""
+
+    target: Literal["clipart", "painting", "real", "sketch"] = "sketch"
+    size: int = 96
+
+    name = "mini_domain_net"
+    domains = ("clipart", "painting", "real", "sketch")
+    parts = ("train", "test")
+    target_parts = ("test",)
+    published: ClassVar[Mapping[str, int]] = {
+        "clipart": 13_000,
+        "painting": 22_000,
+        "real": 46_000,
+        "sketch": 17_000,
+    }
+    classes = tuple(f"class {i}" for i in range(126))
+
+
+def _folder_reader(config: type[_LeaveOneOut], folders: Mapping[str, str], parts: Any) -> Any:
+    def read(raw: Path) -> Listing:
+        return _read_folders(_BY_NAME[config.name], raw, folders, parts)
+
+    return read
+
+
+_PACS = Recipe(
+    PACS.name,
+    "PACS: 4 domains, 7 classes",
+    "  images/<domain>/<class>/<file>\n"
+    "  splits/<domain>_{train,crossval}_kfold.txt  lines `<domain>/<class>/<file> <label 1..7>`\n"
+    f"  with the domains {', '.join(PACS.domains)}",
+    _read_pacs,
+)
+_OFFICE_HOME = Recipe(
+    OfficeHome.name,
+    "Office-Home-DG: 4 domains, 65 classes",
+    f"  <domain>/{{train,val}}/<class>/*.jpg  with the domains {', '.join(OfficeHome.domains)}",
+    _folder_reader(OfficeHome, {d: d for d in OfficeHome.domains}, ("train", "val")),
+)
+_DIGITS_DG = Recipe(
+    DigitsDG.name,
+    "Digits-DG: 4 domains, 10 digits",
+    f"  <domain>/{{train,val}}/<class>/*.jpg  with the domains {', '.join(DigitsDG.domains)}",
+    _folder_reader(DigitsDG, {d: d for d in DigitsDG.domains}, ("train", "val")),
+)
+_VLCS = Recipe(
+    VLCS.name,
+    "VLCS: 4 domains, 5 classes",
+    "  <DOMAIN>/{train,crossval,test}/<class>/*.jpg  with the domains "
+    + ", ".join(d.upper() for d in VLCS.domains),
+    _folder_reader(VLCS, {d: d.upper() for d in VLCS.domains}, ("train", "crossval", "test")),
+)
+_MINI_DOMAIN_NET = Recipe(
+    MiniDomainNet.name,
+    "miniDomainNet: 4 domains, 126 classes",
+    "  splits_mini/<domain>_{train,test}.txt  lines `<path> <label 0..125>`, paths from --raw\n"
+    f"  with the domains {', '.join(MiniDomainNet.domains)}",
+    _read_mini_domain_net,
+)
+RECIPES = (_PACS, _OFFICE_HOME, _DIGITS_DG, _VLCS, _MINI_DOMAIN_NET)
+_BY_NAME = {recipe.name: recipe for recipe in RECIPES}

@@ -1,0 +1,63 @@
+"""Small raw trees in the layouts in which the datasets are distributed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+
+
+def picture(path: Path, seed: int, height: int = 20, width: int = 24) -> None:
+    """A plain random colour with a little structure, so that images differ."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    image = np.broadcast_to(random.integers(0, 256, 3, np.uint8), (height, width, 3)).copy()
+    image[: height // 2] //= 2
+    Image.fromarray(image).save(path)
+
+
+def pacs(raw: Path, domains: tuple[str, ...], per_class: int = 3) -> Path:
+    """images/<domain>/<class>/, splits/*_kfold.txt with labels from 1."""
+    (raw / "splits").mkdir(parents=True)
+    for d, domain in enumerate(domains):
+        for part, count in (("train", per_class), ("crossval", 1)):
+            lines = []
+            for label, name in enumerate(CLASSES):
+                for i in range(count):
+                    file = f"{domain}/{name}/{part}{i}.png"
+                    picture(raw / "images" / file, d * 100 + label * 10 + i)
+                    lines.append(f"{file} {label + 1}")
+            (raw / "splits" / f"{domain}_{part}_kfold.txt").write_text("\n".join(lines) + "\n")
+    broken = "sketch/dog/n02103406_4068-1.png"
+    with (raw / "splits" / "sketch_train_kfold.txt").open("a") as file:
+        file.write(f"{broken} 1\n")
+    (raw / "images" / broken).write_bytes(b"broken")
+    return raw
+
+
+def folders(raw: Path, domains: tuple[str, ...], parts: tuple[str, ...], classes: int) -> Path:
+    """<domain>/<part>/<class>/*.jpg, two images each."""
+    for d, domain in enumerate(domains):
+        for part in parts:
+            for label in range(classes):
+                for i in range(2):
+                    file = raw / domain / part / f"class{label:02d}" / f"{i}.jpg"
+                    picture(file, d * 100 + label * 10 + i)
+    return raw
+
+
+def mini_domain_net(raw: Path, domains: tuple[str, ...], classes: int) -> Path:
+    """splits_mini/<domain>_{train,test}.txt with labels from 0."""
+    (raw / "splits_mini").mkdir(parents=True)
+    for domain in domains:
+        for part in ("train", "test"):
+            lines = []
+            for label in range(classes):
+                file = f"{domain}/thing{label}/{domain}_{part}_{label}.jpg"
+                picture(raw / file, label)
+                lines.append(f"{file} {label}")
+            (raw / "splits_mini" / f"{domain}_{part}.txt").write_text("\n".join(lines))
+    return raw
