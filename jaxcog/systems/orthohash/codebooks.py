@@ -65,7 +65,7 @@ def hadamard_codebook(num_classes: int, num_bits: int, key: jax.Array | None = N
 
 
 def max_hamming_codebook(
-    key: jax.Array,
+    key: jax.Array | int,
     num_classes: int,
     num_bits: int,
     *,
@@ -83,7 +83,8 @@ def max_hamming_codebook(
     init_distance=0.61 is the official value; no more than a few rows can be so far apart, so most
     draws are wasted there: 0.5 gives as good a codebook in a fraction of the time.
 
-    Runs on the host: `key` must be concrete.
+    Runs on the host, also while a function is traced: `key` is a concrete key, or an integer seed,
+    which needs no device.
 
     Returns:
       [C, K] int8 NumPy array of +-1.
@@ -91,9 +92,9 @@ def max_hamming_codebook(
     Raises:
       ConfigError: t would fall below `min_distance`.
     """
-    with jax.ensure_compile_time_eval():
-        seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
-    rng = np.random.default_rng(seed)
+    if not isinstance(key, int):
+        key = np.asarray(jax.random.key_data(key)).ravel().tolist()
+    rng = np.random.default_rng(key)
 
     def draw(count: int) -> np.ndarray:
         return (2 * rng.integers(0, 2, (count, num_bits), np.int8) - 1).astype(np.int8)
@@ -203,16 +204,19 @@ def choose_codebook(
     return "hadamard", ""
 
 
-def make_codebook(kind: CodebookKind, key: jax.Array, num_classes: int, num_bits: int) -> jax.Array:
+def make_codebook(kind: CodebookKind, seed: int, num_classes: int, num_bits: int) -> jax.Array:
     """[C, K] int8 of +-1 by a construction that exists for these sizes (`choose_codebook`).
+
+    Works under jit, where only max_hamming rows become constants of the program.
 
     Raises:
       ConfigError: as `choose_codebook` and `max_hamming_codebook`.
     """
     kind, _ = choose_codebook(kind, num_classes, num_bits)
+    if kind == "max_hamming":
+        rows = max_hamming_codebook(seed, num_classes, num_bits, init_distance=0.5)
+        return jnp.asarray(rows)
+    key = jax.random.key(seed)
     if kind == "hadamard":
         return hadamard_codebook(num_classes, num_bits, key)
-    if kind == "max_hamming":
-        rows = max_hamming_codebook(key, num_classes, num_bits, init_distance=0.5)
-        return jnp.asarray(rows)
     return bernoulli_codebook(key, num_classes, num_bits)

@@ -7,13 +7,31 @@ linear layer is only transposed.
 
 from __future__ import annotations
 
-from jaxcog.interop.names import Ignore, NameTable, Rename, batch_norm, conv, linear
+import numpy as np
+
+from jaxcog.interop.names import (
+    Ignore,
+    Layout,
+    NameTable,
+    Rename,
+    batch_norm,
+    conv,
+    linear,
+)
 from jaxcog.nn.resnet_names import resnet_rules
+
+
+def _signs(centroids: np.ndarray) -> np.ndarray:
+    """Class codes as the int8 that our State holds."""
+    if not np.all(np.abs(centroids) == 1):
+        raise ValueError("a codebook holds only +1 and -1; this one was learned or damaged")
+    return centroids.astype(np.int8)
+
 
 HASH_RULES = (
     *linear(r"hash_fc\.0", "hash_fc/linear"),
     *batch_norm(r"hash_fc\.1", "hash_fc/bn"),
-    Rename(r"ce_fc\.centroids", "codebook"),
+    Rename(r"ce_fc\.centroids", "codebook", Layout(_signs, lambda x: np.asarray(x, np.float32))),
 )
 
 ALEXNET = NameTable(
@@ -42,8 +60,6 @@ TORCHVISION_ALEXNET = NameTable(
     )
 )
 
-TORCHVISION_RESNET = NameTable(
-    (*resnet_rules("", "backbone/"), Ignore(r"fc\.(weight|bias)"))
-)
+TORCHVISION_RESNET = NameTable((*resnet_rules("", "backbone/"), Ignore(r"fc\.(weight|bias)")))
 
 TABLES = {"alexnet": ALEXNET, "resnet": RESNET, "feature": FEATURE}

@@ -1,0 +1,316 @@
+"""Supervised hashing with one loss (NeurIPS 2021): training and judging by retrieval."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from jaxcog import rng
+from jaxcog.errors import ConfigError, DataError
+from jaxcog.metrics.state import Concat, Mean
+from jaxcog.nn.resnet import DEPTHS
+from jaxcog.optim import Optimizer, Rule, Schedule, gradient_step, initial_state
+from jaxcog.systems.orthohash import figures, losses, model, torch_names
+from jaxcog.systems.orthohash.baselines import classification_loss
+from jaxcog.systems.orthohash.codebooks import CodebookKind, choose_codebook, make_codebook
+from jaxcog.systems.orthohash.retrieval import pack_bits, rank_statistics, unpack_bits
+from jaxcog.task import Batch, Key, Setting, State, Task
+
+QUERY, DATABASE = "query", "database"
+
+
+def _adam() -> Optimizer:
+    return Optimizer(
+        name="adam",
+        lr=1e-4,
+        weight_decay=5e-4,
+        schedule=Schedule("multistep", per="epoch", at=("80 epochs",)),
+        rules=(Rule(r"^(features_|fc_|backbone)", lr=0.1),),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Hashing:
+    """K-bit codes from images or descriptors; the defaults are the paper's for AlexNet.
+
+    Batches: "image" [B, H, W, C] float32, normalised, or "feature" [B, D] float32; "label" [B]
+    int32 or multi-hot [B, C] float32. Evaluation splits "query" and "database".
+
+    network: "alexnet", "resnet" (of `depth`), "mlp" (of `widths`), "feature" (the hash layer alone,
+      on descriptors). dropout: AlexNet's. frozen_norm: the ResNet's batch norms keep their
+      running statistics, as in the authors' framework.
+    codebook: see `codebooks`; `codebook_seed` draws it, independently of the run's seed.
+    scale: s of the loss; None is sqrt(num_bits), the paper's. The official code has 8 throughout.
+    multi_label: multi-hot labels are learned as a set. Without it a multi-hot row counts as its
+      first positive class, as the official code does on MS-COCO.
+    use_bn: batch norm on the codes; without it the hash layer has a bias.
+    loss: "cross_entropy" is the baseline: a linear classifier on the codes, no codebook in it.
+    quantization: weight of a quantization term, of `quantization_kind`.
+    map_at: R of the headline metric "mAP@R"; None: "mAP@all".
+    """
+
+    network: model.NetworkName = "alexnet"
+    depth: int = 50
+    widths: tuple[int, ...] = (256, 256)
+    dropout: float = 0.5
+    frozen_norm: bool = True
+    num_bits: int = 64
+    use_bn: bool = True
+    codebook: CodebookKind = "bernoulli"
+    codebook_seed: int = 0
+    loss: Literal["orthohash", "cross_entropy"] = "orthohash"
+    scale: float | None = None
+    margin: float = 0.2
+    margin_type: losses.MarginType = "cos"
+    multi_label: bool = False
+    multi_label_loss: losses.MultiLabelLoss = "label_smoothing"
+    quantization: float = 0.0
+    quantization_kind: losses.QuantizationKind = "cs"
+    map_at: int | None = 1000
+    optimizer: Optimizer = dataclasses.field(default_factory=_adam)
+
+    def __post_init__(self) -> None:
+        if self.num_bits < 2:
+            raise ConfigError(f"task.num_bits={self.num_bits}: codes need at least 2 bits")
+        if self.scale is not None and not self.scale > 0:
+            raise ConfigError(f"task.scale={self.scale}: must be positive, or None for sqrt(bits)")
+        highest = math.pi if self.margin_type == "arc" else 2
+        if not 0 <= self.margin < highest:
+            raise ConfigError(
+                f"task.margin={self.margin}: at least 0, and below {highest:.3g} for "
+                f'margin_type="{self.margin_type}"'
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"task.dropout={self.dropout}: a probability, at least 0, below 1")
+        if self.quantization < 0:
+            raise ConfigError(f"task.quantization={self.quantization}: a weight, not negative")
+        if self.map_at is not None and self.map_at < 1:
+            raise ConfigError(f"task.map_at={self.map_at}: at least 1, or None for all")
+        if self.network == "resnet" and self.depth not in DEPTHS:
+            raise ConfigError(f"task.depth={self.depth}: one of {DEPTHS}")
+        if self.codebook_seed < 0:
+            raise ConfigError(f"task.codebook_seed={self.codebook_seed}: not negative")
+
+    @property
+    def scale_of_loss(self) -> float:
+        return math.sqrt(self.num_bits) if self.scale is None else self.scale
+
+    def build(self, setting: Setting) -> Task:
+        """The pure functions.
+
+        Raises ConfigError where the data does not fit, or has more classes than codes exist. Warns
+        where the codebook cannot be built as asked for, and says which one is used.
+        """
+        entry, classes = _check_data(self, setting)
+        _, note = choose_codebook(self.codebook, classes, self.num_bits)
+        if note:
+            warnings.warn(note, stacklevel=2)
+        network = self.architecture(classes, setting.dtype)
+        shape = (1, *setting.data.element[entry].shape)
+
+        def init(key: Key) -> State:
+            example = jnp.zeros(shape, jnp.float32)
+            params, stats = model.init(network, rng.stream(key, "init"), example)
+            book = make_codebook(self.codebook, self.codebook_seed, classes, self.num_bits)
+            return initial_state(params, self.optimizer, setting, batch_stats=stats, codebook=book)
+
+        def loss(params: Any, state: State, batch: Batch, key: Key) -> Any:
+            encoded = model.encode(
+                network,
+                params,
+                state["batch_stats"],
+                batch[entry],
+                train=True,
+                dropout_key=rng.stream(key, "dropout"),
+            )
+            codes, book = encoded.codes, state["codebook"]
+            value, scalars = objective(self, params, codes, book, batch["label"])
+            return value, ({"batch_stats": encoded.batch_stats}, scalars)
+
+        size = setting.data.element["image"].shape if entry == "image" else None
+        encode = _encoder(network)
+        return Task(
+            init=init,
+            train_step=gradient_step(loss, self.optimizer, setting),
+            eval_step=_eval_step(self, network, entry),
+            summarize=lambda results: summarize(results, self.num_bits, self.map_at),
+            headline=map_name(self.map_at),
+            partition=_partition(self, setting, classes),
+            figures=figures.report(setting.data, self.num_bits),
+            predict=None if size is None else figures.prediction(setting.data, encode, size),
+            import_names=torch_names.TABLES.get(self.network),
+            import_parts=("params", "batch_stats", "codebook"),
+        )
+
+    def architecture(self, classes: int, dtype: Any = jnp.float32) -> model.Architecture:
+        """The network; a classifier on the codes belongs to it for the baseline only."""
+        return model.Architecture(
+            network=self.network,
+            num_bits=self.num_bits,
+            use_bn=self.use_bn,
+            depth=self.depth,
+            frozen_norm=self.frozen_norm,
+            dropout=self.dropout,
+            widths=self.widths,
+            classes=classes if self.loss == "cross_entropy" else 0,
+            dtype=dtype,
+        )
+
+
+def objective(
+    config: Hashing, params: Any, codes: jax.Array, codebook: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The training loss of continuous codes [B, K], and what is logged beside it."""
+    single = labels if labels.ndim == 1 else jnp.argmax(labels > 0, axis=1)
+    if config.loss == "cross_entropy":
+        logits = model.classify(params, codes)
+        value = classification_loss(logits, labels if config.multi_label else single)
+    else:
+        logits = losses.cosine_logits(codes, codebook)
+        value = losses.orthohash_loss(
+            logits,
+            labels if config.multi_label else single,
+            scale=config.scale_of_loss,
+            margin=config.margin,
+            margin_type=config.margin_type,
+            multi_label=config.multi_label,
+            multi_label_loss=config.multi_label_loss,
+        )
+    scalars = {
+        "accuracy": jnp.mean(_is_right(jnp.argmax(logits, axis=1), labels)),
+        "quantization_cosine": 1 - losses.quantization_error(codes),
+        "bit_imbalance": losses.bit_balance(codes),
+    }
+    if config.quantization:
+        error = losses.quantization_error(codes, config.quantization_kind)
+        value = value + config.quantization * error
+    return value, scalars
+
+
+def map_name(at: int | None) -> str:
+    return "mAP@all" if at is None else f"mAP@{at}"
+
+
+def _is_right(predicted: jax.Array, labels: jax.Array) -> jax.Array:
+    """[B] float32: whether the predicted class is the label, or one of them."""
+    if labels.ndim == 1:
+        return (predicted == labels).astype(jnp.float32)
+    chosen = jnp.take_along_axis(labels, predicted[:, None], axis=1)[:, 0]
+    return (chosen > 0).astype(jnp.float32)
+
+
+def _check_data(config: Hashing, setting: Setting) -> tuple[str, int]:
+    """(the entry of a batch that the network reads, number of classes)."""
+    element = setting.data.element
+    entry = "feature" if "feature" in element else "image"
+    if entry not in element or "label" not in element:
+        raise ConfigError(
+            'orthohash needs "image" or "feature", and "label", in each example; the data has '
+            f"{', '.join(sorted(element))}: choose a retrieval dataset"
+        )
+    if config.network in ("alexnet", "resnet") and entry != "image":
+        raise ConfigError(
+            f'task.network="{config.network}" reads images, the data has only "feature": use '
+            '"feature" or "mlp"'
+        )
+    classes = setting.data.num_classes or int(setting.data.facts.get("num_classes", 0))
+    if classes < 2:
+        raise ConfigError(
+            f"orthohash learns from classes, the data names {classes}: choose another"
+        )
+    label = element["label"].shape
+    if label not in ((), (classes,)):
+        raise ConfigError(
+            f"orthohash: labels of shape {list(label)} for {classes} classes: they must be class "
+            f"indices [] or multi-hot [{classes}]"
+        )
+    if config.multi_label and label == ():
+        raise ConfigError("task.multi_label needs multi-hot labels; this data has class indices")
+    return entry, classes
+
+
+def _partition(config: Hashing, setting: Setting, classes: int) -> tuple[tuple[str, P], ...]:
+    """Classes of a large codebook over the model axis, where they divide."""
+    shards = 1 if setting.mesh is None else dict(setting.mesh.shape).get("model", 1)
+    if shards == 1:
+        return ()
+    rules = [("^codebook$", P("model"))] if classes % shards == 0 else []
+    if config.network == "alexnet" and 4096 % shards == 0:
+        rules.append((r"^params/fc_[14]/kernel$", P(None, "model")))
+    return tuple(rules)
+
+
+def _weights(state: State) -> Any:
+    return state.get("ema", state["params"])
+
+
+def _encoder(network: model.Architecture) -> figures.Encode:
+    @jax.jit
+    def encode(state: State, x: jax.Array) -> jax.Array:
+        return model.encode(network, _weights(state), state["batch_stats"], x, train=False).codes
+
+    return encode
+
+
+def _eval_step(config: Hashing, network: model.Architecture, entry: str) -> Any:
+    def eval_step(state: State, batch: Batch) -> dict[str, Any]:
+        params = _weights(state)
+        encoded = model.encode(network, params, state["batch_stats"], batch[entry], train=False)
+        codes, mask = encoded.codes, batch.get("mask")
+        if config.loss == "cross_entropy":
+            logits = model.classify(params, codes)
+        else:
+            logits = losses.cosine_logits(codes, state["codebook"])
+        cosine = jnp.sum(losses.unit(codes) * losses.unit(jnp.sign(codes)), axis=1)
+        right = _is_right(jnp.argmax(logits, axis=1), batch["label"])
+        return {
+            "rows": Concat.of({"codes": pack_bits(codes), "label": batch["label"]}, mask),
+            "accuracy": Mean.of(right, mask),
+            "quantization_cosine": Mean.of(cosine, mask),
+        }
+
+    return eval_step
+
+
+def summarize(results: Mapping[str, Any], num_bits: int, at: int | None) -> dict[str, float]:
+    """Retrieval of the database by the queries; all but the separation lie between 0 and 1.
+
+    "mAP@R" and "mAP@all" with ties in database order; "accuracy" (of the loss's logits) and
+    "quantization_cosine" cos(v, sign v) on the queries; "bit_imbalance", mean |P(bit = 1) - 1/2|,
+    on the database; "separation", mean Hamming distance of unrelated minus related pairs, in bits.
+
+    Raises:
+      DataError: one of the two splits is missing.
+    """
+    missing = [name for name in (QUERY, DATABASE) if name not in results]
+    if missing:
+        raise DataError(
+            f'retrieval needs the evaluation splits "{QUERY}" and "{DATABASE}"; '
+            f"{' and '.join(missing)} missing: choose a retrieval dataset"
+        )
+    query, database = (results[name]["rows"].compute() for name in (QUERY, DATABASE))
+    ranked = rank_statistics(
+        query["codes"],
+        query["label"],
+        database["codes"],
+        database["label"],
+        num_bits=num_bits,
+        at=tuple(dict.fromkeys((at, None))),
+    )
+    positive = np.mean(unpack_bits(database["codes"], num_bits) > 0, axis=0)
+    scores = {map_name(cut): value for cut, value in ranked.mean_average_precision.items()}
+    return {
+        **scores,
+        "accuracy": results[QUERY]["accuracy"].compute(),
+        "quantization_cosine": results[QUERY]["quantization_cosine"].compute(),
+        "bit_imbalance": float(np.mean(np.abs(positive - 0.5))),
+        "separation": ranked.separation,
+    }
