@@ -1,0 +1,1 @@
+"""What `plan` and `bench` count with: chips, slices, compiled programs and their arithmetic."""

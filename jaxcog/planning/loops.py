@@ -1,0 +1,136 @@
+"""How often a `while` of a compiled program runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+from jaxcog.planning.hlo import Computation, Instruction, Module
+
+# Counters are scalars; following arrays too would cost time that grows with the program's square.
+_SCALAR_OR_TUPLE = re.compile(r"\(|\w+\[\]")
+_TRANSPARENT = ("copy", "bitcast", "convert", "reshape", "copy-done", "optimization-barrier")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Carried:
+    """Entry `index` of what a loop carries, plus a constant."""
+
+    index: int
+    offset: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Compared:
+    left: Any
+    right: Any
+    direction: str
+
+
+def trip_count(
+    module: Module, computation: Computation, loop: Instruction, arguments: list[Any]
+) -> tuple[int | None, list[Any]]:
+    """Iterations of `loop`, and what is constant in what it carries.
+
+    Compilers for CPU and GPU write the count down; for TPU it follows from the start, the step and
+    the bound of the counter that the condition compares.
+
+    Args:
+      computation: where `loop` stands.
+      arguments: values of that computation's parameters: an integer, a list of values (a tuple),
+        or None where a value is not known.
+
+    Returns:
+      (count, or None where it does not follow; the entries of the loop's tuple that are constant
+      integers throughout, None elsewhere).
+    """
+    initial = _value(module, computation, loop.operands[0], arguments)
+    initial = initial if isinstance(initial, list) else []
+    body = module.computations[loop.called("body")]
+    carried = [_Carried(index) for index in range(len(initial))]
+    after = _value(module, body, body.root, [carried])
+    after = after if isinstance(after, list) else [None] * len(initial)
+    constants = [
+        value if isinstance(value, int) and after[index] == _Carried(index) else None
+        for index, value in enumerate(initial)
+    ]
+    known = re.search(r"known_trip_count\W+n\W+(\d+)", loop.attributes)
+    if known:
+        return int(known[1]), constants
+    condition = module.computations[loop.called("condition")]
+    test = _value(module, condition, condition.root, [carried])
+    return _count(test, initial, after, constants), constants
+
+
+def _count(test: Any, initial: list[Any], after: list[Any], constants: list[Any]) -> int | None:
+    if not isinstance(test, _Compared):
+        return None
+    left, right, direction = test.left, test.right, test.direction
+    if isinstance(right, _Carried) and constants[right.index] is not None:
+        right = constants[right.index] + right.offset
+    if isinstance(left, _Carried) and constants[left.index] is not None:
+        left = constants[left.index] + left.offset
+    if isinstance(left, int) and isinstance(right, _Carried):
+        left, right = right, left
+        direction = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE"}.get(direction, direction)
+    if not (isinstance(left, _Carried) and isinstance(right, int)):
+        return None
+    start, next_value = initial[left.index], after[left.index]
+    if not isinstance(start, int) or not isinstance(next_value, _Carried):
+        return None
+    step = next_value.offset
+    if step == 0 or next_value.index != left.index:
+        return None
+    distance = (right - start - left.offset) * (1 if step > 0 else -1)
+    if direction in ("LE", "GE"):
+        distance += 1
+    return max(0, -(-distance // abs(step)))
+
+
+def _value(module: Module, computation: Computation, name: str, arguments: list[Any]) -> Any:
+    """What `name` is: an integer, a carried entry, a comparison, a list of these, or None."""
+    instruction = computation.instructions.get(name)
+    if instruction is None or not _SCALAR_OR_TUPLE.match(instruction.shape):
+        return None
+
+    def operand(index: int) -> Any:
+        return _value(module, computation, instruction.operands[index], arguments)
+
+    opcode = instruction.opcode
+    if opcode == "parameter":
+        number = int(instruction.argument)
+        return arguments[number] if number < len(arguments) else None
+    if opcode == "constant":
+        text = instruction.argument.strip()
+        return int(text) if re.fullmatch(r"-?\d+", text) else None
+    if opcode in _TRANSPARENT:
+        return operand(0)
+    if opcode == "tuple":
+        return [operand(index) for index in range(len(instruction.operands))]
+    if opcode == "get-tuple-element":
+        whole = operand(0)
+        index = int(re.search(r"index=(\d+)", instruction.attributes)[1])
+        return whole[index] if isinstance(whole, list) and index < len(whole) else None
+    if opcode in ("add", "subtract"):
+        return _sum(operand(0), operand(1), 1 if opcode == "add" else -1)
+    if opcode == "compare":
+        direction = re.search(r"direction=(\w+)", instruction.attributes)[1]
+        return _Compared(operand(0), operand(1), direction)
+    if opcode in ("fusion", "call"):
+        inner = module.computations.get(
+            instruction.called("calls") or instruction.called("to_apply")
+        )
+        values = [operand(index) for index in range(len(instruction.operands))]
+        return _value(module, inner, inner.root, values) if inner else None
+    return None
+
+
+def _sum(left: Any, right: Any, sign: int) -> Any:
+    if isinstance(left, int) and isinstance(right, int):
+        return left + sign * right
+    if isinstance(left, _Carried) and isinstance(right, int):
+        return _Carried(left.index, left.offset + sign * right)
+    if isinstance(left, int) and isinstance(right, _Carried) and sign == 1:
+        return _Carried(right.index, right.offset + left)
+    return None
