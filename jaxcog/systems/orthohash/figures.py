@@ -47,7 +47,7 @@ def report(
 def distance_histogram(
     query: Mapping[str, np.ndarray], database: Mapping[str, np.ndarray], num_bits: int
 ) -> Histogram:
-    """Hamming distances of all pairs of a query and a database item, by whether they are related."""
+    """Hamming distances of all pairs (query, database item), by whether they are related."""
     ranked = rank_statistics(
         query["codes"],
         query["label"],
