@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from jaxcog.data.datasets import domains
+from jaxcog.data.datasets import domains, hashing, landmarks
 from jaxcog.data.prepared import ROOT, PrepareReport, Recipe, write
 from jaxcog.errors import DataError
 
-DATASETS: dict[str, Recipe] = {recipe.name: recipe for recipe in domains.RECIPES}
+DATASETS: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (*domains.RECIPES, *hashing.RECIPES, *landmarks.RECIPES)
+}
 """Name on the command line -> how it is read."""
 
 

@@ -7,8 +7,9 @@ neither training on toy data nor the command line's help should wait for it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -105,14 +106,11 @@ def write(recipe: Recipe, raw: Path, out: Path) -> PrepareReport:
     if not raw.is_dir():
         raise recipe.expected(f"{raw} is no folder")
     listing = recipe.read(raw)
-    writer = _Writer(listing)
+    writer = _Writer(recipe, listing)
     builder = _make_builder(recipe, listing, writer, out)
-    with tempfile.TemporaryDirectory() as scratch:
+    # TFDS reports its progress on standard output, which belongs to the caller's results.
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
         builder.download_and_prepare(download_dir=scratch)
-    empty = [split for split, count in writer.counts().items() if count == 0]
-    if empty:
-        shutil.rmtree(path)
-        raise recipe.expected(f"no readable record in {', '.join(empty)}{_first(writer.bad)}")
     np.savez_compressed(path / _INDEX, **writer.index())
     return PrepareReport(
         recipe.name, str(path), writer.counts(), tuple(listing.skipped), writer.bad
@@ -122,7 +120,8 @@ def write(recipe: Recipe, raw: Path, out: Path) -> PrepareReport:
 class _Writer:
     """Passes entries on to TFDS, leaves undecodable ones out, and keeps the index."""
 
-    def __init__(self, listing: Listing):
+    def __init__(self, recipe: Recipe, listing: Listing):
+        self.recipe = recipe
         self.listing = listing
         self.bad: dict[str, str] = {}
         self.files: dict[str, list[bytes]] = {split: [] for split in listing.splits}
@@ -137,7 +136,12 @@ class _Writer:
 
     def records(self, split: str) -> Iterable[tuple[int, dict[str, Any]]]:
         for entry in self.listing.splits[split]:
-            record = dict(entry.record)
+            record = {
+                name: value
+                if self.listing.features[name] == "image"
+                else np.asarray(value, self.listing.features[name][1])
+                for name, value in entry.record.items()
+            }
             if "image" in record:
                 try:
                     record["image"] = _checked(record["image"])
@@ -148,6 +152,9 @@ class _Writer:
                 column.append(record[name])
             self.files[split].append(entry.file.encode())
             yield len(self.files[split]) - 1, {**record, "file": entry.file}
+        if not self.files[split]:
+            first = "".join(f" ({file}: {why})" for file, why in list(self.bad.items())[:1])
+            raise self.recipe.expected(f"no readable record in {split}{first}")
 
     def counts(self) -> dict[str, int]:
         return {split: len(files) for split, files in self.files.items()}
@@ -168,10 +175,6 @@ def _checked(image: Path | bytes) -> bytes:
             raise BadRecord(error.strerror or "cannot be opened") from error
     images.decode(image)
     return image
-
-
-def _first(bad: Mapping[str, str]) -> str:
-    return "".join(f" (such as {file}: {why})" for file, why in list(bad.items())[:1])
 
 
 def _make_builder(recipe: Recipe, listing: Listing, writer: _Writer, out: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +62,51 @@ def mini_domain_net(raw: Path, domains: tuple[str, ...], classes: int) -> Path:
                 lines.append(f"{file} {label}")
             (raw / "splits_mini" / f"{domain}_{part}.txt").write_text("\n".join(lines))
     return raw
+
+
+def hash_lists(raw: Path, classes: int, *, multi: bool, prefix: str = "") -> Path:
+    """train.txt, test.txt, database.txt with 0/1 columns; the database begins with train."""
+    random = np.random.default_rng(0)
+    lines: dict[str, list[str]] = {"train": [], "test": [], "database": []}
+    for split, count in (("train", 2), ("test", 1), ("database", 3)):
+        for label in range(classes):
+            for i in range(count):
+                row = np.zeros(classes, int)
+                row[label] = 1
+                if multi:
+                    row[random.integers(classes)] = 1
+                file = f"images/{split}{label}_{i}.jpg"
+                picture(raw / file, label * 10 + i)
+                lines[split].append(f"{prefix}{file} {' '.join(map(str, row))}")
+    lines["database"] = lines["train"] + lines["database"]
+    for split, text in lines.items():
+        (raw / f"{split}.txt").write_text("\n".join(text) + "\n")
+    return raw
+
+
+def cifar10(raw: Path, *, binary: bool, per_class: int) -> np.ndarray:
+    """Five batches and a test batch of 32x32 images; returns the pixels [N, 3, 32, 32]."""
+    raw.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    everything = []
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        labels = np.repeat(np.arange(10), per_class)
+        pixels = random.integers(0, 256, (len(labels), 3072), np.uint8)
+        everything.append(pixels.reshape(-1, 3, 32, 32))
+        if binary:
+            rows = np.concatenate([labels[:, None].astype(np.uint8), pixels], axis=1)
+            (raw / f"{name}.bin").write_bytes(rows.tobytes())
+        else:
+            batch = {"data": pixels, "labels": labels.tolist(), "filenames": ["x"] * len(labels)}
+            (raw / name).write_bytes(pickle.dumps(batch, protocol=2))
+    return np.concatenate(everything)
+
+
+def descriptors(path: Path, count: int, *, first_label: int, seed: int) -> np.ndarray:
+    """A file of {"codes", "labels", "id"}; returns the codes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    codes = np.random.default_rng(seed).normal(size=(count, 16)).astype(np.float32)
+    labels = np.arange(count) % 3 + first_label
+    names = [f"{path.stem}{i}" for i in range(count)]
+    path.write_bytes(pickle.dumps({"codes": codes, "labels": labels, "id": names}))
+    return codes
