@@ -41,6 +41,7 @@ class Claim:
     config: the experiment that all runs start from.
     variants: name -> what is different; the method on, off, ablated.
     cells: name -> what is different; settings averaged over (target domains, folds).
+    common: what is different in all runs.
     seeds: runs per variant and cell; seed s sets train.seed, and data.seed where there is one.
     metrics: columns of the table, as in the task's `summarize`.
     requirements: what must hold; empty for a limit: a setting where no effect is expected, which
@@ -53,6 +54,7 @@ class Claim:
     variants: Mapping[str, Overrides]
     metrics: tuple[str, ...]
     cells: Mapping[str, Overrides] = dataclasses.field(default_factory=lambda: {"": {}})
+    common: Overrides = dataclasses.field(default_factory=dict)
     seeds: int = 5
     requirements: tuple[AtLeast | Margin, ...] = ()
     note: str = ""

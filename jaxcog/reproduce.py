@@ -118,7 +118,7 @@ def reproduce(system: str, reporter: Reporter, *, seeds: int | None = None) -> l
 
 def _run(claim: Claim, reporter: Reporter) -> ClaimResult:
     begun = time.monotonic()
-    base = experiments.load(claim.config).experiment()
+    base = override(experiments.load(claim.config).experiment(), claim.common)
     programs: dict[str, Program] = {}
     reporter.say(claim.title)
     total = len(claim.variants) * len(claim.cells) * claim.seeds

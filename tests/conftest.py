@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -14,6 +15,10 @@ import jax
 import pytest
 
 jax.config.update("jax_default_matmul_precision", "highest")
+# Runs that resume, and configs that share a program, compile it once.
+_CACHE = tempfile.TemporaryDirectory(prefix="jaxcog-tests-")
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,4 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--golden",
         default=str(Path(__file__).parent / "golden"),
         help="folder of <system>__<component>.npz files for tests/parity",
+    )
+    parser.addoption(
+        "--update-configs",
+        action="store_true",
+        help="accept the resolved configs as they are now (tests/configs)",
     )

@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,15 +88,25 @@ def updates(
         yield batch.step + 1, state
 
 
-def train(experiment: Experiment, workdir: Path, name: str, reporter: Reporter) -> Outcome:
+def train(
+    experiment: Experiment,
+    workdir: Path,
+    name: str,
+    reporter: Reporter,
+    devices: Sequence[jax.Device] | None = None,
+) -> Outcome:
     """Trains `experiment` in `workdir`, going on where a checkpoint there stopped.
+
+    Args:
+      name: of the config, for config.json.
+      devices: all of them by default.
 
     Raises:
       UserError: bad input of any kind, or a step that is not finite; checkpoints stay as they are.
     """
     workdir = Path(workdir)
     splits = experiment.data.load()
-    program = start.assemble_for(experiment, splits)
+    program = start.assemble_for(experiment, splits, devices)
     claim(workdir, name, experiment)
     better = "max" if program.task.higher_is_better else "min"
     checkpoints = Checkpoints(
@@ -220,7 +230,8 @@ class _Session:
             return False
         self.writer.write(self.step, "eval", self._elapsed(), self.metrics)
         value = evaluation.headline_of(self.program, self.metrics)
-        text = "  ".join(f"{name} {number:.4g}" for name, number in self.metrics.items())
+        shown = [name for name in self.metrics if "/" not in name][:5]
+        text = "  ".join(f"{name} {self.metrics[name]:.4g}" for name in shown)
         self.reporter.say(f"step {self.step}: {text}")
         best = self.meta["best"]
         sign = 1 if self.program.task.higher_is_better else -1

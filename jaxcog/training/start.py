@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,13 +37,15 @@ def shares_of(splits: Splits) -> dict[str, int]:
     return {name: stream.batch_share for name, stream in splits.train.items()}
 
 
-def assemble_for(experiment: Experiment, splits: Splits, mesh: Any = None) -> Program:
-    """The program of an experiment on loaded data; on all devices unless a mesh is given."""
+def assemble_for(
+    experiment: Experiment, splits: Splits, devices: Sequence[jax.Device] | None = None
+) -> Program:
+    """The program of an experiment on loaded data, on all devices unless some are given."""
     train = experiment.train
     return assemble(
         experiment,
         splits.info,
-        sharding.make_mesh(experiment.mesh) if mesh is None else mesh,
+        sharding.make_mesh(experiment.mesh, devices),
         steps_per_epoch=pipeline.steps_per_epoch(splits, train.batch_size, train.seed),
         shares=shares_of(splits),
     )
