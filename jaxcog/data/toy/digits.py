@@ -232,14 +232,14 @@ def render(
 ) -> np.ndarray:
     """Digits [N, 8, 8] in [0, 1] in the colours of their domains: float32 [N, 16, 16, 3].
 
-    offset + gain * digit + noise, with a little of its own gain and offset for each image, scaled
-    to [-1, 1].
+    offset + gain * digit + noise, scaled to [-1, 1]. Each image has a little gain and offset of its
+    own, the same in all channels: it changes the brightness and not the hue, by which domains differ.
     """
     count = len(images)
     gain = np.array([gain for gain, _ in colours])[domains]
     offset = np.array([offset for _, offset in colours])[domains]
-    gain = gain * np.exp(random.normal(0, 0.08, (count, 3)))
-    offset = offset + random.normal(0, 0.03, (count, 3))
+    gain = gain * np.exp(random.normal(0, 0.08, (count, 1)))
+    offset = offset + random.normal(0, 0.03, (count, 1))
     clean = offset[:, None, None] + gain[:, None, None] * enlarge(images)[..., None]
     noisy = clean + random.normal(0, 0.05, clean.shape)
     return (2 * noisy - 1).astype(np.float32)
