@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcog.errors import DataError
 from jaxcog.show import Figure, Gallery, Histogram, Picture
+from jaxcog.systems.orthohash.judging import Protocol, retrieval_rows
 from jaxcog.systems.orthohash.retrieval import (
     host_hamming_distance,
     pack_bits,
@@ -28,14 +29,16 @@ Encode = Callable[[State, Any], jax.Array]
 
 
 def report(
-    data: DataInfo, num_bits: int
+    data: DataInfo, num_bits: int, protocol: Protocol = "category"
 ) -> Callable[[State, Mapping[str, Any], Mapping[str, Any]], list[Figure]]:
     """The `figures` of a Task: neighbours of some queries, distances within and between classes."""
 
     def figures(
         state: State, samples: Mapping[str, Any], results: Mapping[str, Any]
     ) -> list[Figure]:
-        query, database = (results[name]["rows"].compute() for name in ("query", "database"))
+        if protocol != "category":
+            return []  # labels say nothing about who is relevant to whom
+        query, database = retrieval_rows(results)
         shown: list[Figure] = [distance_histogram(query, database, num_bits)]
         if "image" in samples.get("query", {}) and "image" in samples.get("database", {}):
             shown.insert(0, _neighbours(data, samples, query, database))

@@ -39,6 +39,12 @@ def unpack_bits(words: np.ndarray, num_bits: int) -> np.ndarray:
     return 2 * bits.astype(np.int8) - 1
 
 
+def pack_on_host(codes: np.ndarray) -> np.ndarray:
+    """`pack_bits` in NumPy."""
+    bits = np.pad(codes > 0, ((0, 0), (0, -codes.shape[1] % WORD)))
+    return np.packbits(bits, axis=1, bitorder="little").view("<u4").astype(np.uint32)
+
+
 def hamming_distance(a: jax.Array, b: jax.Array) -> jax.Array:
     """Number of different bits of packed codes a [Q, W] and b [N, W]: int32 [Q, N].
 
@@ -364,11 +370,10 @@ def mean_average_precision(
     For ternary codes or another order of ties see `jaxcog.metrics.retrieval`, which takes
     distances.
     """
-    pack = jax.jit(pack_bits)
     result = rank_statistics(
-        np.asarray(pack(query_codes)),
+        pack_on_host(np.asarray(query_codes)),
         np.asarray(query_labels),
-        np.asarray(pack(database_codes)),
+        pack_on_host(np.asarray(database_codes)),
         np.asarray(database_labels),
         num_bits=query_codes.shape[1],
         at=(at,),

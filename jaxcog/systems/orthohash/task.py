@@ -5,26 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from jaxcog import rng
-from jaxcog.errors import ConfigError, DataError
+from jaxcog.errors import ConfigError
 from jaxcog.metrics.state import Concat, Mean
 from jaxcog.nn.resnet import DEPTHS
 from jaxcog.optim import Optimizer, Rule, Schedule, gradient_step, initial_state
-from jaxcog.systems.orthohash import figures, losses, model, torch_names
+from jaxcog.systems.orthohash import figures, judging, losses, model, torch_names
 from jaxcog.systems.orthohash.baselines import classification_loss
 from jaxcog.systems.orthohash.codebooks import CodebookKind, choose_codebook, make_codebook
-from jaxcog.systems.orthohash.retrieval import pack_bits, rank_statistics, unpack_bits
+from jaxcog.systems.orthohash.retrieval import pack_bits
 from jaxcog.task import Batch, Key, Setting, State, Task
-
-QUERY, DATABASE = "query", "database"
 
 
 def _adam() -> Optimizer:
@@ -55,6 +51,9 @@ class Hashing:
     loss: "cross_entropy" is the baseline: a linear classifier on the codes, no codebook in it.
     quantization: weight of a quantization term, of `quantization_kind`.
     map_at: R of the headline metric "mAP@R"; None: "mAP@all".
+    protocol: what counts as relevant: a common label ("category"), the database's landmark lists
+      ("landmarks", GLDv2) or its easy, hard and junk images ("revisited", Oxford and Paris).
+    recalibrate: judge with hash batch-norm means taken anew from the database (domain shift).
     """
 
     network: model.NetworkName = "alexnet"
@@ -75,6 +74,8 @@ class Hashing:
     quantization: float = 0.0
     quantization_kind: losses.QuantizationKind = "cs"
     map_at: int | None = 1000
+    protocol: judging.Protocol = "category"
+    recalibrate: bool = False
     optimizer: Optimizer = dataclasses.field(default_factory=_adam)
 
     def __post_init__(self) -> None:
@@ -141,10 +142,16 @@ class Hashing:
             init=init,
             train_step=gradient_step(loss, self.optimizer, setting),
             eval_step=_eval_step(self, network, entry),
-            summarize=lambda results: summarize(results, self.num_bits, self.map_at),
-            headline=map_name(self.map_at),
+            summarize=lambda results: judging.summarize(
+                results,
+                num_bits=self.num_bits,
+                at=self.map_at,
+                protocol=self.protocol,
+                facts=setting.data.facts,
+            ),
+            headline=judging.headline(self.protocol, self.map_at),
             partition=_partition(self, setting, classes),
-            figures=figures.report(setting.data, self.num_bits),
+            figures=figures.report(setting.data, self.num_bits, self.protocol),
             predict=None if size is None else figures.prediction(setting.data, encode, size),
             import_names=torch_names.TABLES.get(self.network),
             import_parts=("params", "batch_stats", "codebook"),
@@ -193,10 +200,6 @@ def objective(
         error = losses.quantization_error(codes, config.quantization_kind)
         value = value + config.quantization * error
     return value, scalars
-
-
-def map_name(at: int | None) -> str:
-    return "mAP@all" if at is None else f"mAP@{at}"
 
 
 def _is_right(predicted: jax.Array, labels: jax.Array) -> jax.Array:
@@ -271,46 +274,11 @@ def _eval_step(config: Hashing, network: model.Architecture, entry: str) -> Any:
             logits = losses.cosine_logits(codes, state["codebook"])
         cosine = jnp.sum(losses.unit(codes) * losses.unit(jnp.sign(codes)), axis=1)
         right = _is_right(jnp.argmax(logits, axis=1), batch["label"])
+        kept = codes if config.recalibrate else pack_bits(codes)
         return {
-            "rows": Concat.of({"codes": pack_bits(codes), "label": batch["label"]}, mask),
+            "rows": Concat.of({"codes": kept, "label": batch["label"]}, mask),
             "accuracy": Mean.of(right, mask),
             "quantization_cosine": Mean.of(cosine, mask),
         }
 
     return eval_step
-
-
-def summarize(results: Mapping[str, Any], num_bits: int, at: int | None) -> dict[str, float]:
-    """Retrieval of the database by the queries; all but the separation lie between 0 and 1.
-
-    "mAP@R" and "mAP@all" with ties in database order; "accuracy" (of the loss's logits) and
-    "quantization_cosine" cos(v, sign v) on the queries; "bit_imbalance", mean |P(bit = 1) - 1/2|,
-    on the database; "separation", mean Hamming distance of unrelated minus related pairs, in bits.
-
-    Raises:
-      DataError: one of the two splits is missing.
-    """
-    missing = [name for name in (QUERY, DATABASE) if name not in results]
-    if missing:
-        raise DataError(
-            f'retrieval needs the evaluation splits "{QUERY}" and "{DATABASE}"; '
-            f"{' and '.join(missing)} missing: choose a retrieval dataset"
-        )
-    query, database = (results[name]["rows"].compute() for name in (QUERY, DATABASE))
-    ranked = rank_statistics(
-        query["codes"],
-        query["label"],
-        database["codes"],
-        database["label"],
-        num_bits=num_bits,
-        at=tuple(dict.fromkeys((at, None))),
-    )
-    positive = np.mean(unpack_bits(database["codes"], num_bits) > 0, axis=0)
-    scores = {map_name(cut): value for cut, value in ranked.mean_average_precision.items()}
-    return {
-        **scores,
-        "accuracy": results[QUERY]["accuracy"].compute(),
-        "quantization_cosine": results[QUERY]["quantization_cosine"].compute(),
-        "bit_imbalance": float(np.mean(np.abs(positive - 0.5))),
-        "separation": ranked.separation,
-    }

@@ -32,6 +32,7 @@ def test_packed_distances_are_those_of_the_signs(bits):
     np.testing.assert_array_equal(retrieval.hamming_distance(*packed), wanted)
     on_host = retrieval.host_hamming_distance(*(np.asarray(x) for x in packed))
     np.testing.assert_array_equal(on_host, wanted)
+    np.testing.assert_array_equal(retrieval.pack_on_host(a), packed[0])
     np.testing.assert_array_equal(retrieval.unpack_bits(np.asarray(packed[0]), bits), a)
 
 
