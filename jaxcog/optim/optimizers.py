@@ -15,6 +15,7 @@ import optax
 from jaxcog.errors import ConfigError
 from jaxcog.optim.schedules import Schedule, learning_rate
 from jaxcog.task import Setting
+from jaxcog.trees import by_path, path_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +65,6 @@ class Optimizer:
             raise ConfigError(f"optimizer.ema={self.ema}: must lie between 0 and 1, or be None")
 
 
-def path_of(path: Sequence[Any]) -> str:
-    """A key path as "a/b/kernel"."""
-    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
-
-
 def rule_labels(rules: Sequence[Rule], params: Any) -> Any:
     """For each parameter the index of the rule that holds for it, -1 where none does.
 
@@ -78,7 +74,7 @@ def rule_labels(rules: Sequence[Rule], params: Any) -> Any:
     used: set[int] = set()
 
     def label(path: Sequence[Any], _: Any) -> int:
-        name = path_of(path)
+        name = path_name(path)
         for i, rule in enumerate(rules):
             if re.search(rule.pattern, name):
                 used.add(i)
@@ -88,7 +84,7 @@ def rule_labels(rules: Sequence[Rule], params: Any) -> Any:
     labels = jax.tree_util.tree_map_with_path(label, params)
     unused = [rule.pattern for i, rule in enumerate(rules) if i not in used]
     if unused:
-        names = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        names = list(by_path(params))
         raise ConfigError(
             f"optimizer.rules: {unused} match no parameter (or only ones that an earlier rule "
             f"took). Parameters are called, for example: {', '.join(names[:6])}"

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from jaxcog.errors import CheckpointError
 from jaxcog.training import checksums
-from jaxcog.training.trees import like, nested, path_name, without_placeholders
+from jaxcog.trees import like, nested, path_name, without_placeholders
 
 try:
     import orbax.checkpoint.v1 as ocp

@@ -40,13 +40,12 @@ def _evaluate_split(
     program: Program, state: State, stream: Stream, on_batch: Callable[[], None]
 ) -> Any:
     size = evaluation_batch(program.experiment, program.mesh)
-    shapes = {name: leaf.shape for name, leaf in program.eval_struct.items()}
     rows = sharding.local_rows(program.eval_shardings["mask"], (size,))
     total = None
     pending = None
     for batch in pipeline.eval_batches(stream, batch_size=size, rows=rows):
-        arrays = {name: batch.arrays[name] for name in shapes}
-        placed = sharding.place(arrays, program.eval_shardings, shapes)
+        arrays = {name: batch.arrays[name] for name in program.eval_struct}
+        placed = sharding.place(arrays, program.eval_shardings, program.eval_struct)
         states = program.eval_step(state, placed)
         # One batch late: the device computes the next one while the host merges this one.
         total = _merge(total, pending)

@@ -78,9 +78,8 @@ def updates(
 
     The yielded state is donated to the next update: do not keep it.
     """
-    shapes = jax.tree.map(lambda leaf: leaf.shape, program.batch_struct)
     for batch in batches:
-        arrays = sharding.place(batch.arrays, program.batch_shardings, shapes)
+        arrays = sharding.place(batch.arrays, program.batch_shardings, program.batch_struct)
         state, scalars = program.train_step(state, arrays, key)
         log.push(batch.step + 1, scalars, batch)
         if watchdog is not None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxcog.config import Experiment, steps
 from jaxcog.errors import ConfigError
@@ -42,8 +41,8 @@ class Program:
 
     def root_key(self, seed: int | None = None) -> jax.Array:
         """The run's root key on the mesh; all randomness derives from it."""
-        key = jax.random.key(self.experiment.train.seed if seed is None else seed)
-        return jax.device_put(key, NamedSharding(self.mesh, PartitionSpec()))
+        seed = self.experiment.train.seed if seed is None else seed
+        return jax.jit(jax.random.key, out_shardings=sharding.replicated(self.mesh))(seed)
 
     def lower_train_step(self, platform: str | None = None) -> jax.stages.Lowered:
         """The train step lowered from shapes alone, for `platform` ("tpu") or the default one."""
@@ -118,7 +117,7 @@ def assemble(
         state, scalars = task.train_step(state, batch, key)
         return state, jnp.stack([scalars[name].astype(jnp.float32) for name in names])
 
-    replicated = NamedSharding(mesh, PartitionSpec())
+    replicated = sharding.replicated(mesh)
     return Program(
         experiment=experiment,
         task=task,

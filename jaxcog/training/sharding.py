@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxcog.config import Mesh as MeshConfig
 from jaxcog.errors import ConfigError
-from jaxcog.training.trees import path_name
+from jaxcog.trees import by_path, path_name
 
 AXES = ("data", "fsdp", "model", "space")
 BATCH_AXES = ("data", "fsdp")
@@ -142,7 +142,7 @@ def state_shardings(state: Tree, mesh: AnyMesh, partition: Rules = ()) -> Tree:
     Raises:
       ConfigError: a rule matches nothing, or does not divide the shape of what it matches.
     """
-    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    leaves = by_path(state)
     parameters = _Parameters({name: x.shape for name, x in leaves.items() if _is_parameter(name)})
     unused = {pattern for pattern, _ in partition}
     specs = {}

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxcog.config import Experiment
 from jaxcog.data import pipeline
@@ -18,6 +19,7 @@ from jaxcog.training import checkpoint, sharding
 from jaxcog.training.checkpoint import Checkpoints
 from jaxcog.training.program import Program, assemble
 from jaxcog.training.progress import Reporter
+from jaxcog.trees import by_path, path_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,16 +129,16 @@ def start_from(program: Program, state: State, origin: str, reporter: Reporter) 
       CheckpointError: listing every variable that does not fit.
       ConfigError: a pattern of `train.start_fresh` matches nothing.
     """
-    saved = _by_path(checkpoint.restore_tree(origin, only=_is_weight))
+    saved = by_path(checkpoint.restore_tree(origin, only=_is_weight))
     fresh = program.experiment.train.start_fresh
-    names = [name for name in _by_path(state) if _is_weight(name)]
+    names = [name for name in by_path(state) if _is_weight(name)]
     unused = [pattern for pattern in fresh if not any(re.search(pattern, n) for n in names)]
     if unused:
         raise ConfigError(f"train.start_fresh: {unused} match no variable, such as {names[:4]}")
     wrong = []
 
     def pick(path: Any, leaf: Any, place: Any) -> Any:
-        name = sharding.path_name(path)
+        name = path_name(path)
         if not _is_weight(name) or any(re.search(pattern, name) for pattern in fresh):
             return leaf
         other = saved.get(re.sub(r"^ema/", "params/", name))
@@ -144,7 +146,8 @@ def start_from(program: Program, state: State, origin: str, reporter: Reporter) 
             there = "missing" if other is None else list(other.shape)
             wrong.append(f"  {name}: {there} there, {list(leaf.shape)} here")
             return leaf
-        return jax.device_put(other.astype(leaf.dtype), place)
+        value = np.asarray(other, leaf.dtype)
+        return jax.make_array_from_callback(value.shape, place, lambda index: value[index])
 
     state = jax.tree_util.tree_map_with_path(pick, state, program.state_shardings)
     if wrong:
@@ -160,11 +163,6 @@ def start_from(program: Program, state: State, origin: str, reporter: Reporter) 
         )
     reporter.say(f"starting from the weights of {origin}")
     return state
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {sharding.path_name(path): leaf for path, leaf in leaves}
 
 
 def _is_weight(name: str) -> bool:

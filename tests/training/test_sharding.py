@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxcog.config import Mesh
 from jaxcog.errors import ConfigError
 from jaxcog.training import sharding
+from jaxcog.trees import path_name
 
 
 def init():
@@ -41,7 +42,7 @@ def state():
 
 def specs(shardings):
     return {
-        sharding.path_name(path): tuple(leaf.spec)
+        path_name(path): tuple(leaf.spec)
         for path, leaf in jax.tree_util.tree_leaves_with_path(shardings)
     }
 

@@ -15,6 +15,11 @@ def path_name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def by_path(tree: Tree) -> dict[str, Any]:
+    """Path -> leaf: {"params/head/kernel": ...}."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def nested(tree: Tree) -> dict[str, Any]:
     """Any pytree as nested dicts named by its key paths; empty containers are left out."""
     result: dict[str, Any] = {}
