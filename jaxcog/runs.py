@@ -110,6 +110,8 @@ def restore(
     """
     found, step = checkpoint.resolve(path)
     workdir = Path(found)
+    if Path(path).name != str(step):  # a run, not one step: a damaged newest one is passed over
+        step = None
     name, experiment = read_experiment(workdir)
     if change is not None:
         experiment = change(experiment)
