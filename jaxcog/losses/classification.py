@@ -24,11 +24,7 @@ def cross_entropy_per_example(
     Raises:
       ValueError: shapes do not fit, or label_smoothing is outside [0, 1].
     """
-    if logits.shape[:-1] != labels.shape:
-        raise ValueError(
-            f"cross_entropy: logits {logits.shape} need labels {logits.shape[:-1]}, "
-            f"got {labels.shape}"
-        )
+    _check_shapes(logits, labels)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing={label_smoothing} is outside [0, 1]")
     log_p = jax.nn.log_softmax(at_least_float32(logits))
@@ -62,6 +58,7 @@ def cross_entropy(
     Raises:
       ValueError: shapes do not fit, or label_smoothing is outside [0, 1].
     """
+    _check_shapes(logits, labels)
     if mask is None:
         mask = jnp.ones(labels.shape, bool)
     elif mask.shape != labels.shape:
@@ -75,3 +72,11 @@ def cross_entropy(
     if axis_name is not None:
         total, count = jax.lax.psum((total, count), axis_name)
     return total / jnp.maximum(count, 1)
+
+
+def _check_shapes(logits: jax.Array, labels: jax.Array) -> None:
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"cross_entropy: logits {logits.shape} need labels {logits.shape[:-1]}, "
+            f"got {labels.shape}"
+        )

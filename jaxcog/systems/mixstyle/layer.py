@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 import jax
+import jax.numpy as jnp
 
 from jaxcog import rng
 from jaxcog.errors import ConfigError
@@ -102,9 +103,15 @@ class MixStyle:
         self, key: jax.Array, batch: int, domains: jax.Array | None = None
     ) -> dict[str, ops.MixDraw]:
         """Independent draws of all insertion points for one step, by stage; {} if p is 0."""
-        if self.p == 0:
+        if self.p == 0 or not self.after:
             return {}
-        return {stage: self.draw(rng.stream(key, stage), batch, domains) for stage in self.after}
+        # One sampler for all points: the Beta distribution is a loop, slow to compile many times.
+        keys = jnp.stack([rng.stream(key, stage) for stage in self.after])
+        drawn = jax.vmap(lambda key: self.draw(key, batch, domains))(keys)
+        return {
+            stage: jax.tree.map(lambda values, i=i: values[i], drawn)
+            for i, stage in enumerate(self.after)
+        }
 
     def check_stages(self, stages: Iterable[str]) -> None:
         """Raises ConfigError unless all insertion points are stages, and none is the last one."""

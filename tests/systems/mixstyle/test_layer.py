@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from jaxcog.errors import ConfigError
+from jaxcog.systems.mixstyle import MixStyle
+
+
+def features(rows=16, seed=0):
+    rng = np.random.default_rng(seed)
+    offset = rng.normal(size=(rows, 1, 1, 3))
+    return jnp.asarray(rng.normal(size=(rows, 4, 4, 3)) + offset, jnp.float32)
+
+
+def test_identity_in_evaluation_and_when_off():
+    x, key = features(), jax.random.key(0)
+    assert MixStyle(p=1.0)(x, train=False) is x
+    assert MixStyle(p=0.0)(x, train=True, key=key) is x
+    assert MixStyle(p=0.0).draws(key, 16) == {}
+
+
+def test_acts_in_training_by_key_or_draw():
+    x, key, layer = features(), jax.random.key(0), MixStyle(p=1.0, alpha=1.0)
+    y = layer(x, train=True, key=key)
+    assert np.abs(y - x).max() > 0.1
+    np.testing.assert_array_equal(y, layer(x, train=True, draw=layer.draw(key, 16)))
+    with pytest.raises(ValueError, match="key or a draw"):
+        layer(x, train=True)
+
+
+def test_insertion_points_draw_independently():
+    drawn = MixStyle().draws(jax.random.key(0), 32)
+    assert list(drawn) == ["layer1", "layer2", "layer3"]
+    assert len({tuple(np.asarray(draw.perm)) for draw in drawn.values()}) == 3
+    alone = MixStyle(after=("layer2",)).draws(jax.random.key(0), 32)["layer2"]
+    jax.tree.map(np.testing.assert_array_equal, alone, drawn["layer2"])
+
+
+@pytest.mark.parametrize("mix", ["random", "crossdomain"])
+def test_global_scope_on_many_devices_equals_one(mix):
+    x, key = features(), jax.random.key(3)
+    domains = jnp.arange(16) % 3 if mix == "crossdomain" else jnp.zeros(16, jnp.int32)
+    layer = MixStyle(p=1.0, alpha=1.0, mix=mix)
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+    def apply(x, domains):
+        return layer(x, train=True, key=key, domains=domains, axis_name="data")
+
+    rows = P("data")
+    many = jax.shard_map(apply, mesh=mesh, in_specs=rows, out_specs=rows)(x, domains)
+    one = layer(x, train=True, key=key, domains=domains)
+    np.testing.assert_allclose(many, one, rtol=1e-5, atol=1e-5)
+
+
+def test_local_scope_draws_differently_on_each_device():
+    x = jnp.tile(features(2), (jax.device_count(), 1, 1, 1))
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    layer, key = MixStyle(p=1.0, alpha=1.0), jax.random.key(0)
+
+    def apply(x):
+        return layer(x, train=True, key=key, axis_name="data", scope="local")
+
+    y = jax.shard_map(apply, mesh=mesh, in_specs=P("data"), out_specs=P("data"))(x)
+    assert len(np.unique(np.asarray(y).reshape(jax.device_count(), -1), axis=0)) > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"p": 1.5}, "mixstyle.p"),
+        ({"p": float("nan")}, "mixstyle.p"),
+        ({"alpha": 0.0}, "mixstyle.alpha"),
+        ({"mix": "domain"}, "mixstyle.mix"),
+        ({"eps": 0.0}, "mixstyle.eps"),
+        ({"ddof": 2}, "mixstyle.ddof"),
+        ({"after": ("layer1", "layer1")}, "mixstyle.after"),
+    ],
+)
+def test_bad_settings_name_their_key(options, key):
+    with pytest.raises(ConfigError, match=key):
+        MixStyle(**options)
