@@ -193,9 +193,11 @@ def _collective(
         context.channels.add(channel[1])
     started = instruction.opcode.endswith("-start")
     given = sum(operand.nbytes for operand in computation.operands(instruction))
-    # A start returns its operands beside its results (an all-reduce's start does not).
-    returns_operands = started and kind != "all-reduce"
-    received = instruction.nbytes - (given if returns_operands else 0)
+    received = instruction.nbytes
+    if started and kind != "all-reduce":
+        received -= given  # such a start returns its operands beside its results
+    if kind == "collective-permute":
+        received = given  # and here counters too
     if kind == "all-reduce" and context.scattered:
         kind = "reduce-scatter"  # on TPU: an all-reduce and a slice in one fusion
     transfer = Transfer(

@@ -72,7 +72,8 @@ def _equation_flops(equation: Any) -> int:
     if name == "scan":
         times = params["length"]
     elif name == "shard_map":
-        times = math.prod(params["mesh"].shape[axis] for axis in params["manual_axes"])
+        axes = params["newly_manual_axes"]
+        times = math.prod(params["mesh"].shape[axis] for axis in axes)
     return times * sum(program_flops(inner) for inner in _inner(params))
 
 

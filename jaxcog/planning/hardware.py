@@ -11,6 +11,7 @@ published clock.
 from __future__ import annotations
 
 import dataclasses
+import re
 
 GIB = 2**30
 
@@ -96,8 +97,9 @@ TPUS = {
     )
 }
 
-# Matched against the start of `device_kind`, the first that fits; bfloat16 FLOP/s (float16: V100).
+# First words of `device_kind`, the first that fits; bfloat16 FLOP/s (V100: float16).
 _GPU_PEAKS = (
+    ("NVIDIA GH200", 989e12),
     ("NVIDIA H200", 989e12),
     ("NVIDIA H100 PCIe", 756e12),
     ("NVIDIA H100 NVL", 835e12),
@@ -113,4 +115,8 @@ def peak_flops(device_kind: str) -> float | None:
     for chip in TPUS.values():
         if chip.device_kind == device_kind:
             return chip.peak_flops
-    return next((peak for kind, peak in _GPU_PEAKS if device_kind.startswith(kind)), None)
+    words = re.split(r"[ -]", device_kind)
+    for kind, peak in _GPU_PEAKS:
+        if words[: len(kind.split())] == kind.split():
+            return peak
+    return None

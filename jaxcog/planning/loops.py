@@ -46,11 +46,10 @@ def trip_count(
       integers throughout, None elsewhere).
     """
     initial = _value(module, computation, loop.operands[0], arguments)
-    initial = initial if isinstance(initial, list) else []
+    initial = _list(initial, 0)
     body = module.computations[loop.called("body")]
-    carried = [_Carried(index) for index in range(len(initial))]
-    after = _value(module, body, body.root, [carried])
-    after = after if isinstance(after, list) else [None] * len(initial)
+    carried: list[Any] = [_Carried(index) for index in range(len(initial))]
+    after = _list(_value(module, body, body.root, [carried]), len(initial))
     constants = [
         value if isinstance(value, int) and after[index] == _Carried(index) else None
         for index, value in enumerate(initial)
@@ -58,29 +57,34 @@ def trip_count(
     known = re.search(r"known_trip_count\W+n\W+(\d+)", loop.attributes)
     if known:
         return int(known[1]), constants
+    # Again, now that it is known what stays the same: the step and the bound may be carried too.
+    carried = [_Carried(index) if value is None else value for index, value in enumerate(constants)]
+    after = _list(_value(module, body, body.root, [carried]), len(initial))
     condition = module.computations[loop.called("condition")]
     test = _value(module, condition, condition.root, [carried])
-    return _count(test, initial, after, constants), constants
+    return _count(test, initial, after), constants
 
 
-def _count(test: Any, initial: list[Any], after: list[Any], constants: list[Any]) -> int | None:
+def _list(value: Any, length: int) -> list[Any]:
+    return value if isinstance(value, list) else [None] * length
+
+
+def _count(test: Any, initial: list[Any], after: list[Any]) -> int | None:
     if not isinstance(test, _Compared):
         return None
     left, right, direction = test.left, test.right, test.direction
-    if isinstance(right, _Carried) and constants[right.index] is not None:
-        right = constants[right.index] + right.offset
-    if isinstance(left, _Carried) and constants[left.index] is not None:
-        left = constants[left.index] + left.offset
     if isinstance(left, int) and isinstance(right, _Carried):
         left, right = right, left
         direction = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE"}.get(direction, direction)
     if not (isinstance(left, _Carried) and isinstance(right, int)):
         return None
-    start, next_value = initial[left.index], after[left.index]
-    if not isinstance(start, int) or not isinstance(next_value, _Carried):
+    start, advanced = initial[left.index], after[left.index]
+    if not (isinstance(start, int) and isinstance(advanced, _Carried)):
         return None
-    step = next_value.offset
-    if step == 0 or next_value.index != left.index:
+    step = advanced.offset
+    if step == 0 or advanced.index != left.index:
+        return None
+    if direction not in (("LT", "LE", "NE") if step > 0 else ("GT", "GE", "NE")):
         return None
     distance = (right - start - left.offset) * (1 if step > 0 else -1)
     if direction in ("LE", "GE"):
