@@ -20,7 +20,7 @@ from jaxcog.data.types import Splits
 from jaxcog.errors import ConfigError
 from jaxcog.plan import compiled_bytes
 from jaxcog.planning.flops import program_flops
-from jaxcog.planning.hardware import GIB, peak_flops
+from jaxcog.planning.hardware import peak_flops, size_text
 from jaxcog.task import State
 from jaxcog.training import loop, sharding, start
 from jaxcog.training.program import Program
@@ -98,7 +98,7 @@ class BenchReport:
                 f"{self.input_batches_per_second:.2f} batches/s, "
                 f"{self.input_examples_per_second:.1f} examples/s",
             ),
-            ("peak memory", f"{self.peak_memory_bytes / GIB:.3g} GiB ({self.peak_memory_source})"),
+            ("peak memory", f"{size_text(self.peak_memory_bytes)} ({self.peak_memory_source})"),
             ("loop / bare step", f"{self.loop_over_bare_step:.3f} ({low:.3f} to {high:.3f})"),
         ]
         width = max(len(name) for name, _ in rows)

@@ -16,7 +16,7 @@ import jax
 from jaxcog.config import Experiment
 from jaxcog.planning import costs, topology
 from jaxcog.planning.flops import program_flops
-from jaxcog.planning.hardware import GIB
+from jaxcog.planning.hardware import size_text
 from jaxcog.training import sharding
 from jaxcog.training.program import Program, assemble
 
@@ -71,10 +71,9 @@ class PlanReport:
         memory = "not known"
         if self.hbm_bytes_per_chip is not None:
             least = "at least " if self.method == "abstract" else ""
-            memory = (
-                f"{least}{_gib(self.hbm_bytes_per_chip)} of {_gib(self.hbm_capacity_bytes)} "
-                f"({self.hbm_bytes_per_chip / self.hbm_capacity_bytes:.1%})"
-            )
+            share = self.hbm_bytes_per_chip / self.hbm_capacity_bytes
+            memory = f"{least}{size_text(self.hbm_bytes_per_chip)}, {share:.1%} of "
+            memory += size_text(self.hbm_capacity_bytes)
         rows = [
             ("slice", f"{self.topology}, {self.chips} chips"),
             ("method", self.method),
@@ -82,7 +81,7 @@ class PlanReport:
             ("memory per chip", memory),
             (
                 "parameters",
-                f"{self.parameters:,} ({_gib(self.parameter_bytes_per_chip)} per chip)",
+                f"{self.parameters:,} ({size_text(self.parameter_bytes_per_chip)} per chip)",
             ),
             ("FLOPs per chip and step", f"{self.flops_per_chip:.4g}"),
             ("estimated step time", _or_unknown(self.estimated_step_seconds, _milliseconds)),
@@ -251,16 +250,12 @@ def _bytes_per_chip(struct: Any, shardings: Any) -> int:
     return sum(jax.tree.leaves(jax.tree.map(one, struct, shardings)))
 
 
-def _gib(count: float) -> str:
-    return f"{count / GIB:.3g} GiB"
-
-
 def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.4g} ms"
 
 
 def _traffic(kinds: dict[str, int]) -> str:
-    return ", ".join(f"{kind} {count / 2**20:.4g} MiB" for kind, count in kinds.items()) or "none"
+    return ", ".join(f"{kind} {size_text(count)}" for kind, count in kinds.items()) or "none"
 
 
 def _or_unknown(value: Any, write: Any) -> str:

@@ -120,3 +120,8 @@ def peak_flops(device_kind: str) -> float | None:
         if words[: len(kind.split())] == kind.split():
             return peak
     return None
+
+
+def size_text(count: float) -> str:
+    """Bytes for a person: "2.85 GiB", "93 MiB"."""
+    return f"{count / GIB:.3g} GiB" if count >= GIB else f"{count / 2**20:.3g} MiB"
