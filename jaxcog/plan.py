@@ -26,8 +26,9 @@ _WITHOUT_COMPILER = (
 )
 _TIME = (
     "estimated_step_seconds: the compiler's cycles over the clock, plus the collectives that "
-    "nothing overlaps at the links' full rate; it contains no input pipeline, no latency of "
-    "collectives and no asynchronous copies, so take it as a lower bound"
+    "nothing overlaps at the links' full rate (or the state's way through memory, if longer); it "
+    "contains no input pipeline, no latency of collectives and no asynchronous copies, so take it "
+    "as a lower bound"
 )
 
 
@@ -186,7 +187,9 @@ def _measured(
     flops = compiled.cost_analysis()["flops"] + found.flops - found.flops_once
     alone = found.transfer_seconds(chip.ici_bandwidth, slice_.chips, overlapped=False)
     beside = found.transfer_seconds(chip.ici_bandwidth, slice_.chips, overlapped=True)
-    seconds = max(found.cycles / chip.clock_hz + alone, beside)
+    sizes = compiled.memory_analysis()
+    moved = (sizes.argument_size_in_bytes + sizes.output_size_in_bytes) / chip.hbm_bandwidth
+    seconds = max(found.cycles / chip.clock_hz + alone, beside, moved)
     memory = compiled_bytes(compiled)
     counts = ", ".join(f"{count} {kind}" for kind, count in found.collective_counts().items())
     notes = [_TIME, f"collectives per step: {counts or 'none'}"]
