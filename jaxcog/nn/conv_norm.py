@@ -1,0 +1,98 @@
+"""Convolution, batch norm, ReLU as one named layer: the brick of segmentation heads."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcog.nn.initializers import torch_default_bias, torch_default_kernel
+from jaxcog.nn.norm import BatchNorm
+
+AxisName = str | tuple[str, ...] | None
+
+
+class Conv(nn.Module):
+    """Convolution with PyTorch's padding and default initialisation.
+
+    Parameters `kernel` HWIO and `bias`, as nn.Conv; [N, H, W, C] -> [N, H', W', features].
+
+    Attributes:
+      kernel: side of the window.
+      pad: rows and columns added on every side; None: what keeps the size at stride 1.
+      groups: channels are split in as many independent convolutions.
+    """
+
+    features: int
+    kernel: int = 1
+    stride: int = 1
+    dilation: int = 1
+    pad: int | None = None
+    groups: int = 1
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    zero_init: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pad = self.dilation * (self.kernel - 1) // 2 if self.pad is None else self.pad
+        fan_in = math.prod((self.kernel, self.kernel, x.shape[-1] // self.groups))
+        kernel_shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
+        kernel_init = nn.initializers.zeros if self.zero_init else torch_default_kernel
+        kernel = self.param("kernel", kernel_init, kernel_shape, jnp.float32)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            (self.stride, self.stride),
+            ((pad, pad), (pad, pad)),
+            rhs_dilation=(self.dilation, self.dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+        )
+        if self.use_bias:
+            bias_init = nn.initializers.zeros if self.zero_init else torch_default_bias(fan_in)
+            bias = self.param("bias", bias_init, (self.features,), jnp.float32)
+            y = y + bias.astype(self.dtype)
+        return y
+
+
+class ConvNorm(nn.Module):
+    """`conv`, `bn`, and ReLU if asked for: [N, H, W, C] -> [N, H', W', features]."""
+
+    features: int
+    kernel: int = 1
+    stride: int = 1
+    dilation: int = 1
+    pad: int | None = None
+    groups: int = 1
+    use_bias: bool = False
+    relu: bool = True
+    dtype: Any = jnp.float32
+    axis_name: AxisName = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        y = Conv(
+            self.features,
+            self.kernel,
+            self.stride,
+            self.dilation,
+            self.pad,
+            self.groups,
+            self.use_bias,
+            self.dtype,
+            name="conv",
+        )(x)
+        y = BatchNorm(not train, dtype=self.dtype, axis_name=self.axis_name, name="bn")(y)
+        return nn.relu(y) if self.relu else y
+
+
+def dropout2d(x: jax.Array, rate: float, *, train: bool) -> jax.Array:
+    """Drops whole channels of [N, H, W, C], as PyTorch's Dropout2d; call it inside a module.
+
+    The random stream is called "dropout".
+    """
+    return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train or rate == 0)(x)
