@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxcog.nn.precision import at_least_float32
 from jaxcog.nn.resize import align_corners_matrix
@@ -225,9 +224,8 @@ def ohem_cross_entropy(
     )
 
 
-CITYSCAPES_WEIGHTS = np.array(
-    [0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023]
-    + [0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507],
-    np.float32,
+CITYSCAPES_WEIGHTS = (
+    *(0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023),
+    *(0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507),
 )
 """Weights of the 19 Cityscapes classes in the official code (off by default there and here)."""

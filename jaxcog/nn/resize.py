@@ -6,6 +6,7 @@ how to split it over devices, none of which holds for a gather.
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,15 +89,7 @@ def max_pool_ceil(x: jax.Array, window: int = 3, stride: int = 2, pad: int = 1) 
         return max((out - 1) * stride + window - n - pad, 0)
 
     padding = tuple((pad, far_side(n)) for n in x.shape[1:3])
-    low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-    return jax.lax.reduce_window(
-        x,
-        jnp.asarray(low, x.dtype),
-        jax.lax.max,
-        (1, window, window, 1),
-        (1, stride, stride, 1),
-        ((0, 0), *padding, (0, 0)),
-    )
+    return nn.max_pool(x, (window, window), (stride, stride), padding)
 
 
 def _apply(x: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:

@@ -1,8 +1,8 @@
 """Global aggregation: modules that gather context from the whole image into every position.
 
 All are called as ga(x, train=...) on a map [N, H, W, C] and return one of the same height and
-width (`SEGate` its gate). `model.Aggregation` makes them by the names that configs use; in one's own
-network each is a Linen module like any other.
+width (`SEGate` its gate). `model.Aggregation` makes them by the names that configs use; in a
+network of one's own each is a Linen module like any other.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class CrissCrossAttention(nn.Module):
 
 def _criss_cross(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     query, key, value = (at_least_float32(x) for x in (query, key, value))
-    height, width = query.shape[1:3]
+    height = query.shape[1]
     columns = jnp.einsum("bhwc,bgwc->bhwg", query, key)
     # A position belongs to its row; in its column it would count twice.
     columns = jnp.where(jnp.eye(height, dtype=bool)[:, None, :], -jnp.inf, columns)

@@ -1,4 +1,4 @@
-"""The networks: a trunk, a head with global aggregation and local distribution, an auxiliary head."""
+"""The networks: a trunk, a head with global and local context, an auxiliary head."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ class Network:
     def intermediates(self, params: Any, batch_stats: Any, images: jax.Array) -> dict[str, Any]:
         """Evaluation with what every submodule returned: {"trunk/layer1": ..., "logits": ...}.
 
-        Keys are paths of variables; a DilatedResNet's maps stand under "trunk/stem", "trunk/layer1".
+        Keys are paths of variables; the trunk's maps stand under "trunk/stem", "trunk/layer1".
         """
         (logits, _), seen = _Net(self).apply(
             {"params": params, "batch_stats": batch_stats},
