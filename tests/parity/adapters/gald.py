@@ -8,13 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcog.data.datasets.parsing import CAMVID_TABLE, CITYSCAPES_TABLE
+from jaxcog.data.segmentation import map_labels, scale_crop_mirror
 from jaxcog.interop.names import NameTable
 from jaxcog.losses import segmentation as losses
+from jaxcog.metrics import segmentation as metrics
 from jaxcog.optim import Optimizer, Schedule, gradient_step, initial_state
 from jaxcog.systems.gald import aggregation as ga
-from jaxcog.systems.gald import modules, torch_names
+from jaxcog.systems.gald import inference, modules, torch_names
 from jaxcog.systems.gald.losses import segmentation_loss
 from jaxcog.systems.gald.model import Network
+from jaxcog.systems.gald.pixels import normalise
 from jaxcog.task import DataInfo, Setting
 from tests.parity.adapters import adapter
 from tests.parity.golden import Golden, nchw, nhwc
@@ -295,3 +299,49 @@ def trajectory(golden: Golden) -> None:
     check_tensors(
         golden, "out/buffer/", table.to_torch({"batch_stats": state["batch_stats"]}, weights)
     )
+
+
+@adapter("gald", "evaluation.*")
+def evaluation(golden: Golden) -> None:
+    image = jnp.asarray(nhwc(golden["in/image"])[0])
+    kernel = jnp.asarray(golden["in/w"].transpose(2, 3, 1, 0))
+
+    def net(x: jax.Array) -> jax.Array:
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (4, 4), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jnp.tanh(y + golden["in/b"])
+
+    for height, width in golden.meta["tiles"]:
+        ours = inference.sliding_window_logits(net, image, (height, width))
+        golden.check(f"out/sliding_{height}x{width}", ours)
+    scales = golden.meta["scales"]
+    for name in golden.under("out/multiscale_"):
+        used = scales if name == "flip" else [float(name.rpartition("_")[2])]
+        ours = inference.multiscale_logits(net, image, used, flip=name == "flip")
+        golden.check(f"out/multiscale_{name}", ours)
+    counts = metrics.confusion_matrix(golden["in/pred"], golden["in/gt"], golden.meta["classes"])
+    golden.check("out/confusion", counts)
+    golden.check("out/iou", metrics.class_iou(counts))
+    golden.check("out/miou", metrics.mean_iou(counts))
+
+
+@adapter("gald", "augmentation.*")
+def augmentation(golden: Golden) -> None:
+    image = np.ascontiguousarray(golden["in/image_bgr"][..., ::-1])
+    city = map_labels(golden["in/label_ids"], CITYSCAPES_TABLE)
+    camvid_label = map_labels(golden["in/label_camvid"], CAMVID_TABLE)
+    for case in golden.meta["cases"]:
+        of_city = case["set"] == "cityscapes"
+        example = scale_crop_mirror(
+            image,
+            city if of_city else camvid_label,
+            scale=(0.7 if of_city else 0.5) + case["k"] / 10,
+            crop=tuple(case["crop"]),
+            offset=(case["h_off"], case["w_off"]),
+            mirror=case["flip"] == 0,
+        )
+        batch = {name: value[None] for name, value in example.items()}
+        ours = normalise(batch["image"], batch["window"], "rgb" if case["rgb"] else "bgr")
+        golden.check(f"out/image_{case['name']}", nchw(ours)[0])
+        golden.check(f"out/label_{case['name']}", example["label"])
