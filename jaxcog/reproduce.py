@@ -164,10 +164,9 @@ def _final_metrics(experiment: Experiment, programs: dict[str, Program]) -> dict
     state = program.init(root)
     log = StepLog(program.scalar_names, lambda step, values, batch: None)
     batches = start.batches(program, splits, 0, Silent())
-    final = state
-    for _, final in loop.updates(program, state, batches, root, log):
-        pass
-    return evaluation.evaluate(program, final, splits)[0]
+    for _, updated in loop.updates(program, state, batches, root, log):
+        state = updated
+    return evaluation.evaluate(program, state, splits)[0]
 
 
 def _check(

@@ -24,6 +24,7 @@ from jaxcog.training.program import Program, assemble
 from jaxcog.training.progress import Reporter
 from jaxcog.training.workdir import CHECKPOINTS, REPORT_FILE, claim, read_config, read_experiment
 from jaxcog.training.writers import METRICS_FILE
+from jaxcog.trees import by_path, path_name
 
 _SAMPLES = 400
 
@@ -189,11 +190,18 @@ def import_torch(
         raise ConfigError(f"{name} has no table of official names: nothing can be imported")
     state = program.init(program.root_key())
     weights = {part: state[part] for part in program.task.import_parts if part in state}
-    imported, found = importer.import_checkpoint(
-        read.read_checkpoint(file), program.task.import_names, weights, allow_missing=allow_missing
-    )
-    for part in weights:
-        state[part] = jax.device_put(imported[part], program.state_shardings[part])
+    tensors = read.read_checkpoint(file)
+    tables = program.task.import_names
+    tables = tables if isinstance(tables, tuple) else (tables,)
+    table = min(tables, key=lambda table: len(table.convert(tensors)[1].unused))
+    imported, found = importer.import_checkpoint(tensors, table, weights, allow_missing)
+    values = by_path(imported)
+
+    def pick(path: Any, leaf: jax.Array, place: Any) -> jax.Array:
+        value = values.get(path_name(path))
+        return leaf if value is None else jax.device_put(value, place)
+
+    state = jax.tree_util.tree_map_with_path(pick, state, program.state_shardings)
     claim(out, name, experiment)
     meta = {
         "step": 0,

@@ -107,7 +107,8 @@ class Task:
       read from the files called `names`, by `reads`. None: this task predicts nothing.
     reads: kind of `predict`'s inputs: "images" (uint8 [H, W, 3] each), or another reader of
       jaxcog.data.inputs.
-    import_names: the room's `torch_names` table (see jaxcog.interop); None where there is none.
+    import_names: the room's `torch_names` table (see jaxcog.interop), or several, of which the one
+      that knows the most keys is taken; None where there is none.
     import_parts: the entries of the State that an official checkpoint holds.
     """
 

@@ -12,6 +12,17 @@ from PIL import Image
 
 from jaxcog import cli, experiments
 
+VERBS = (
+    "list",
+    "train",
+    "eval",
+    "predict",
+    "plan",
+    "bench",
+    "reproduce",
+    "import-torch",
+    "prepare",
+)
 TINY = ["train", "orthohash/digits", "--tiny"]
 
 
@@ -148,7 +159,7 @@ def test_a_damaged_newest_checkpoint_falls_back(workdir: Path, tmp_path: Path, c
 def test_help_of_every_verb(capsys):
     status, out, _ = run(capsys, "--help")
     assert status == 0
-    for verb in ("list train eval predict plan bench reproduce import-torch prepare").split():
+    for verb in VERBS:
         assert verb in out
         status, text, _ = run(capsys, verb, "--help")
         assert status == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from jaxcog.interop.names import NameTable, Report, Tensors, flattened, nested
 
 
 def import_checkpoint(
-    tensors: Tensors, table: NameTable, target_struct: Any
+    tensors: Tensors, table: NameTable, target_struct: Any, allow_missing: Sequence[str] = ()
 ) -> tuple[dict[str, Any], Report]:
     """Our variables, filled from PyTorch tensors, and what became of every key.
 
@@ -24,6 +26,8 @@ def import_checkpoint(
     tensors: PyTorch key -> array (see jaxcog.interop.read.read_checkpoint).
     target_struct: the model's variables, {"params": ..., "batch_stats": ...}, of anything with
       .shape and .dtype, such as what jax.eval_shape returns.
+    allow_missing: regular expressions of paths that the checkpoint need not have; they are left out
+      of what is returned.
 
     Raises CheckpointError listing every key that is unused and every variable that is missing or
       differs.
@@ -50,12 +54,18 @@ def import_checkpoint(
             mismatched.append(
                 f"{keys[path]} -> {path}: {value.dtype} in the checkpoint, {dtype} in the model"
             )
+    absent = sorted(want.keys() - have.keys())
+
+    def allowed(path: str) -> bool:
+        return any(re.search(pattern, path) for pattern in allow_missing)
+
     strangers = tuple(keys[path] for path in have if path not in want)
     report = dataclasses.replace(
         report,
         used=tuple(pair for pair in report.used if pair[1] in want),
         unused=(*report.unused, *dict.fromkeys(strangers)),
-        missing=tuple(sorted(want.keys() - have.keys())),
+        missing=tuple(path for path in absent if not allowed(path)),
+        kept=tuple(path for path in absent if allowed(path)),
         mismatched=tuple(mismatched),
         cast=tuple(cast),
     )

@@ -190,6 +190,7 @@ class Report:
     ignored: keys that the table names as irrelevant. unused: keys that no rule matches.
     missing: paths of the model that nothing filled. mismatched: sentences, one a wrong array.
     cast: sentences, one for each array that was converted to the model's type.
+    kept: paths of the model that were allowed to keep their initial values.
     """
 
     used: tuple[tuple[str, str], ...] = ()
@@ -198,6 +199,7 @@ class Report:
     missing: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
     cast: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -210,6 +212,22 @@ class Report:
             *(f"{path}: in the model, not in the checkpoint" for path in self.missing),
             *(f"{key}: in the checkpoint, unknown to the name table" for key in self.unused),
         ]
+
+    def to_json(self) -> dict[str, list[Any]]:
+        """Every field as a list."""
+        return {name: list(value) for name, value in vars(self).items()}
+
+    def text(self) -> str:
+        """For a person: how many keys went where, then what did not simply fit."""
+        lines = [
+            f"{len({key for key, _ in self.used})} keys used, {len(self.ignored)} ignored, "
+            f"{len(self.unused)} unused; {len(self.missing)} variables missing, "
+            f"{len(self.kept)} left at their initial values",
+            *(f"ignored: {key}" for key in self.ignored),
+            *(f"converted: {line}" for line in self.cast),
+            *(f"initial value: {path}" for path in self.kept),
+        ]
+        return "\n".join(lines)
 
 
 class NameTable:

@@ -232,8 +232,8 @@ def render(
 ) -> np.ndarray:
     """Digits [N, 8, 8] in [0, 1] in the colours of their domains: float32 [N, 16, 16, 3].
 
-    offset + gain * digit + noise, scaled to [-1, 1]. Each image has a little gain and offset of its
-    own, the same in all channels: it changes the brightness and not the hue, by which domains differ.
+    offset + gain * digit + noise, scaled to [-1, 1]. Each image has a little gain and offset of
+    its own, the same in all channels: brightness varies, and not the hue, by which domains differ.
     """
     count = len(images)
     gain = np.array([gain for gain, _ in colours])[domains]

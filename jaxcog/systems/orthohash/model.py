@@ -72,12 +72,14 @@ class AlexNetHash(nn.Module):
 
     Attributes:
       dropout: rate before both linear layers, in training; 0 switches it off.
+      fc_width: of both linear layers; 4096 in every published model.
       dtype: of the trunk's arithmetic; the hash layer is float32.
     """
 
     num_bits: int
     use_bn: bool = True
     dropout: float = 0.5
+    fc_width: int = 4096
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
@@ -110,7 +112,7 @@ class AlexNetHash(nn.Module):
             if train and self.dropout:
                 mask = None if dropout_masks is None else dropout_masks[place]
                 x = self._drop(x, mask)
-            x = nn.relu(Linear(4096, dtype=self.dtype, name=name)(x))
+            x = nn.relu(Linear(self.fc_width, dtype=self.dtype, name=name)(x))
         codes = HashHead(self.num_bits, self.use_bn, self.axis_name, name="hash_fc")(x, train=train)
         return codes, x
 
@@ -193,6 +195,7 @@ class Architecture:
     depth: int = 50
     frozen_norm: bool = True
     dropout: float = 0.5
+    fc_width: int = 4096
     widths: tuple[int, ...] = (256, 256)
     classes: int = 0  # of a linear classifier on the codes; 0: there is none
     dtype: Any = jnp.float32
@@ -201,7 +204,7 @@ class Architecture:
     def module(self) -> nn.Module:
         shared = {"use_bn": self.use_bn, "dtype": self.dtype, "axis_name": self.axis_name}
         make = {
-            "alexnet": functools.partial(AlexNetHash, dropout=self.dropout),
+            "alexnet": functools.partial(AlexNetHash, dropout=self.dropout, fc_width=self.fc_width),
             "resnet": functools.partial(ResNetHash, self.depth, frozen_norm=self.frozen_norm),
             "mlp": functools.partial(MLPHash, widths=self.widths),
             "feature": MLPHash,

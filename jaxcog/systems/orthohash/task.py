@@ -41,8 +41,8 @@ class Hashing:
     int32 or multi-hot [B, C] float32. Evaluation splits "query" and "database".
 
     network: "alexnet", "resnet" (of `depth`), "mlp" (of `widths`), "feature" (the hash layer alone,
-      on descriptors). dropout: AlexNet's. frozen_norm: the ResNet's batch norms keep their
-      running statistics, as in the authors' framework.
+      on descriptors). dropout, fc_width: AlexNet's. frozen_norm: the ResNet's batch norms keep
+      their running statistics, as in the authors' framework.
     codebook: see `codebooks`; `codebook_seed` draws it, independently of the run's seed.
     scale: s of the loss; None is sqrt(num_bits), the paper's. The official code has 8 throughout.
     multi_label: multi-hot labels are learned as a set. Without it a multi-hot row counts as its
@@ -59,6 +59,7 @@ class Hashing:
     network: model.NetworkName = "alexnet"
     depth: int = 50
     widths: tuple[int, ...] = (256, 256)
+    fc_width: int = 4096
     dropout: float = 0.5
     frozen_norm: bool = True
     num_bits: int = 64
@@ -167,6 +168,7 @@ class Hashing:
             frozen_norm=self.frozen_norm,
             dropout=self.dropout,
             widths=self.widths,
+            fc_width=self.fc_width,
             classes=classes if self.loss == "cross_entropy" else 0,
             dtype=dtype,
         )
@@ -246,7 +248,7 @@ def _partition(config: Hashing, setting: Setting, classes: int) -> tuple[tuple[s
     if shards == 1:
         return ()
     rules = [("^codebook$", P("model"))] if classes % shards == 0 else []
-    if config.network == "alexnet" and 4096 % shards == 0:
+    if config.network == "alexnet" and config.fc_width % shards == 0:
         rules.append((r"^params/fc_[14]/kernel$", P(None, "model")))
     return tuple(rules)
 

@@ -62,4 +62,9 @@ TORCHVISION_ALEXNET = NameTable(
 
 TORCHVISION_RESNET = NameTable((*resnet_rules("", "backbone/"), Ignore(r"fc\.(weight|bias)")))
 
-TABLES = {"alexnet": ALEXNET, "resnet": RESNET, "feature": FEATURE}
+TABLES = {
+    "alexnet": (ALEXNET, TORCHVISION_ALEXNET),
+    "resnet": (RESNET, TORCHVISION_RESNET),
+    "feature": FEATURE,
+}
+"""Network -> tables: the authors' checkpoints, then ImageNet weights without a hash layer."""
