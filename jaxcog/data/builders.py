@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from jaxcog.data.datasets import domains, hashing, landmarks
+from jaxcog.data.datasets import domains, hashing, landmarks, parsing
 from jaxcog.data.prepared import ROOT, PrepareReport, Recipe, write
 from jaxcog.errors import DataError
 
 DATASETS: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (*domains.RECIPES, *hashing.RECIPES, *landmarks.RECIPES)
+    recipe.name: recipe
+    for module in (domains, hashing, landmarks, parsing)
+    for recipe in module.RECIPES
 }
 """Name on the command line -> how it is read."""
 

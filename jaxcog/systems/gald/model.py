@@ -122,7 +122,7 @@ class Network:
       narrow dilated ResNet), "strided" (two 3x3 convolutions, stride 2), "pixels" (one 1x1).
     stem: "deep" (three 3x3 convolutions) or "plain" (7x7, as torchvision's ImageNet weights).
     head: "gald", "dgcnet" or "psp" as published, "light": a context block and a classifier.
-    distribute, mask_relu, downsample, block_residual: see GALDBlock.
+    distribute, mask_relu, downsample, block_residual, even_mask: see GALDBlock.
     concat: of the light head: the classifier also sees the block's input.
     auxiliary: whether there is an auxiliary head. auxiliary_relu: None means as published: not in
       DGCNet's.
@@ -141,6 +141,7 @@ class Network:
     mask_relu: bool = True
     downsample: bool = True
     block_residual: bool = True
+    even_mask: bool = False
     normalize_by_positions: bool = False
     concat: bool = False
     auxiliary: bool = True
@@ -191,7 +192,7 @@ class Network:
             images,
             train=train,
             rngs=rngs,
-            mutable=mutable,
+            mutable=mutable or False,
         )
         (logits, auxiliary), changed = out if mutable else (out, {})
         masks = jax.tree.leaves(changed.get("intermediates", {}))
@@ -277,6 +278,7 @@ def _head(spec: Network) -> nn.Module:
             spec.downsample,
             spec.block_residual,
             spec.mask_relu,
+            spec.even_mask,
             name=name,
             **shared,
         )

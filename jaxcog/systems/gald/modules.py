@@ -30,6 +30,7 @@ class LocalDistribution(nn.Module):
       mask_relu: whether the last of them has its ReLU. With it (the official code) the mask lies in
         [0.5, 1) and cannot close.
       return_mask: return (x + x * mask, mask).
+      even: replace each channel's mask by its average over the image, to see what locality does.
 
     Raises:
       ConfigError: fewer than 15 rows or columns.
@@ -37,6 +38,7 @@ class LocalDistribution(nn.Module):
 
     mask_relu: bool = True
     return_mask: bool = False
+    even: bool = False
     dtype: Any = jnp.float32
     axis_name: AxisName = None
 
@@ -64,6 +66,8 @@ class LocalDistribution(nn.Module):
                 name=f"dconv{i + 1}",
             )(y, train=train)
         mask = nn.sigmoid(resize_bilinear_align_corners(y, x.shape[1:3]))
+        if self.even:
+            mask = jnp.broadcast_to(jnp.mean(mask, axis=(1, 2), keepdims=True), mask.shape)
         x = x.astype(self.dtype)
         out = x + x * mask
         return (out, mask) if self.return_mask else out
@@ -77,6 +81,7 @@ class GALDBlock(nn.Module):
       distribute: False leaves the local distribution out.
       downsample: aggregate at half resolution (the official code; the paper's figure does not).
       block_residual: add the aggregated map once more: u * (2 + m) instead of u * (1 + m).
+      mask_relu, even_mask: see LocalDistribution.
     """
 
     aggregate: Callable[[str], Aggregation]
@@ -84,6 +89,7 @@ class GALDBlock(nn.Module):
     downsample: bool = True
     block_residual: bool = True
     mask_relu: bool = True
+    even_mask: bool = False
     dtype: Any = jnp.float32
     axis_name: AxisName = None
 
@@ -99,7 +105,9 @@ class GALDBlock(nn.Module):
         u = resize_bilinear_align_corners(y, x.shape[1:3])
         if not self.distribute:
             return u
-        local = LocalDistribution(self.mask_relu, True, name="local_attention", **shared)
+        local = LocalDistribution(
+            self.mask_relu, True, self.even_mask, name="local_attention", **shared
+        )
         out, mask = local(u, train=train)
         self.sow("intermediates", "mask", mask)
         return out + u if self.block_residual else out

@@ -225,3 +225,8 @@ _TRUNK_SEQUENTIAL = NameTable((*sequential_stem_rules("", "trunk/"), CLASSIFIER)
 def imagenet_trunk(keys: Iterable[str]) -> NameTable:
     """The table for a file of ImageNet weights, by its stem's naming (torchvision's included)."""
     return _TRUNK_SEQUENTIAL if "conv1.0.weight" in set(keys) else _TRUNK_FLAT
+
+
+def table_for(head: str) -> NameTable | None:
+    """Names of an official checkpoint with that head (its trunk alone, too)."""
+    return KINDS.get(head)

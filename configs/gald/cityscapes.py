@@ -1,0 +1,53 @@
+"""GALD with ResNet-50 on Cityscapes, the recipe of the released code.
+
+Train:  jaxcog train gald/cityscapes --workdir DIR [--task.trunk resnet101]
+Plan:   jaxcog plan gald/cityscapes --topology v5e:4x4
+Test:   --task.protocol.scales 0.75 1 1.25 1.5 1.75 2 --task.protocol.flip True
+
+16 crops a step, one a chip of a v5e:4x4, at the paper's rate and number of steps: each step sees
+twice the paper's crops. --train.batch-size 8 is the paper's own. Losses are those of one crop a
+device on any number of devices (task.loss.per_images).
+"""
+
+import dataclasses
+
+from jaxcog.config import Experiment, Train
+from jaxcog.data.datasets.parsing import Cityscapes
+from jaxcog.data.toy.scenes import Scenes
+from jaxcog.systems.gald.task import Parsing, Protocol
+
+NEEDS = "prepared Cityscapes (jaxcog prepare cityscapes); ImageNet weights of a deep-stem ResNet"
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        system="gald",
+        task=Parsing(trunk="resnet50", pixels="bgr", protocol=Protocol(tile=832)),
+        data=Cityscapes(crop=(769, 769)),
+        train=Train(
+            duration="50000 steps",
+            batch_size=16,
+            eval_batch_size=1,
+            evaluate_every="5000 steps",
+            checkpoint_every="5000 steps",
+            workers=8,
+        ),
+    )
+
+
+def tiny() -> Experiment:
+    full = experiment()
+    task = dataclasses.replace(
+        full.task, trunk="tiny", width=32, pixels="raw", protocol=Protocol(tile=121)
+    )
+    train = dataclasses.replace(
+        full.train,
+        duration="4 steps",
+        batch_size=4,
+        eval_batch_size=4,
+        evaluate_every="4 steps",
+        checkpoint_every="2 steps",
+        workers=0,
+    )
+    data = Scenes(size=121, train=16, test=4)
+    return dataclasses.replace(full, task=task, train=train, data=data)
