@@ -25,7 +25,7 @@ CLAIMS = (
         variants=_ON_AND_OFF,
         cells={f"target {name}, inverted": {"data.target": name} for name in ("a", "c")},
         common={"data.polarity": True},
-        seeds=3,
+        seeds=2,
         metrics=("accuracy", "source/accuracy"),
         note="Mixing channel statistics makes new colours, not dark digits on a bright ground.",
     ),
