@@ -15,9 +15,11 @@ import jax
 import pytest
 
 jax.config.update("jax_default_matmul_precision", "highest")
-# Runs that resume, and configs that share a program, compile it once.
+# Runs that resume, and configs that share a program, compile it once; JAX_COMPILATION_CACHE_DIR
+# keeps what was compiled for the next session too.
 _CACHE = tempfile.TemporaryDirectory(prefix="jaxcog-tests-")
-jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    jax.config.update("jax_compilation_cache_dir", _CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

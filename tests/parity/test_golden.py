@@ -1,6 +1,9 @@
 """Our numbers against the official code's: one test for every golden file.
 
 pytest tests/parity --golden DIR
+
+Files in DIR/slow are marked slow: deep networks whose compilation takes longer than the whole test
+of a light one.
 """
 
 from __future__ import annotations
@@ -20,7 +23,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     paths = sorted(folder.glob("*.npz"))
     if not paths:
         raise pytest.UsageError(f"--golden {folder}: no <system>__<component>.npz files there")
-    metafunc.parametrize("golden_path", paths, ids=[path.stem for path in paths])
+    slow = sorted((folder / "slow").glob("*.npz"))
+    metafunc.parametrize(
+        "golden_path",
+        [
+            *(pytest.param(path, id=path.stem) for path in paths),
+            *(pytest.param(path, id=path.stem, marks=pytest.mark.slow) for path in slow),
+        ],
+    )
 
 
 def test_golden(golden_path: Path) -> None:
