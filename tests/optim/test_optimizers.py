@@ -122,9 +122,7 @@ def test_accumulation_equals_the_whole_batch():
         np.testing.assert_allclose(scalars[name], part_scalars[name], rtol=1e-5)
     assert whole["seen"] == 1
     assert parts["seen"] == 4
-    np.testing.assert_allclose(
-        whole["ema"]["w"], 0.9 * 2.0 + 0.1 * whole["params"]["w"], rtol=1e-6
-    )
+    np.testing.assert_allclose(whole["ema"]["w"], 0.9 * 2.0 + 0.1 * whole["params"]["w"], rtol=1e-6)
 
 
 def test_a_batch_that_does_not_split_is_an_error():
