@@ -18,9 +18,9 @@ from jaxcog.config import Experiment
 from jaxcog.data.pipeline import LocalBatch
 from jaxcog.data.types import Splits
 from jaxcog.errors import ConfigError
-from jaxcog.plan import compiled_bytes
 from jaxcog.planning.flops import program_flops
 from jaxcog.planning.hardware import peak_flops, size_text
+from jaxcog.planning.memory import compiled_bytes
 from jaxcog.task import State
 from jaxcog.training import loop, sharding, start
 from jaxcog.training.program import Program
@@ -129,7 +129,7 @@ def bench(
     program = start.assemble_for(experiment, splits)
     key = program.root_key()
     flops = program_flops(program.train_step.trace(*_structs(program)).jaxpr)
-    program, compile_seconds = _compiled(program)
+    program, compile_seconds = program.compiled()
     held, batches_per_second = _input_pipeline(program, splits, steps)
 
     state, times = _step_times(program, program.init(key), held, key, steps)
@@ -164,19 +164,6 @@ def bench(
 
 def _structs(program: Program) -> tuple[Any, Any, Any]:
     return program.state_struct, program.batch_struct, jax.eval_shape(lambda: jax.random.key(0))
-
-
-def _compiled(program: Program) -> tuple[Program, float]:
-    """(the program with its train step compiled, seconds that this took).
-
-    A jitted function does not find an executable that was compiled ahead of time, so it would be
-    compiled again.
-    """
-    lowered = program.lower_train_step()
-    began = time.perf_counter()
-    compiled = lowered.compile()
-    seconds = time.perf_counter() - began
-    return dataclasses.replace(program, train_step=compiled), seconds
 
 
 def _input_pipeline(program: Program, splits: Splits, steps: int) -> tuple[list[LocalBatch], float]:

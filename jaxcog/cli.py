@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("config", nargs="?", metavar="CONFIG", help="such as mixstyle/digits")
     sub.add_argument("--workdir", type=Path, help="folder of the run (default: under runs/)")
     sub.add_argument("--tiny", action="store_true", help="the tiny variant, on generated data")
+    sub.add_argument("--profile", metavar="START:STOP", help="trace these updates to WORKDIR")
 
     sub = verb("eval", _eval, "Evaluate a run or checkpoint.", settings=True)
     sub.add_argument("path", nargs="?", type=Path, metavar="WORKDIR-OR-CHECKPOINT")
@@ -193,11 +194,13 @@ def _train(args: argparse.Namespace, flags: list[str]) -> int:
     _start_devices()
     from jaxcog import runs
     from jaxcog.training import workdir
+    from jaxcog.training.profile import Profile
 
     reporter = _reporter()
     folder = args.workdir or workdir.default_workdir(name, experiment)
+    profile = Profile.parse(args.profile, folder) if args.profile else None
     reporter.say(f"{name}: {folder}")
-    outcome, table = runs.train(experiment, folder, name, reporter)
+    outcome, table = runs.train(experiment, folder, name, reporter, profile)
     if outcome.status == "stopped":
         reporter.say(f"stopped and saved at step {outcome.step}; the same command goes on")
         return outcome.exit_status

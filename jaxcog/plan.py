@@ -17,6 +17,7 @@ from jaxcog.config import Experiment
 from jaxcog.planning import costs, topology
 from jaxcog.planning.flops import program_flops
 from jaxcog.planning.hardware import size_text
+from jaxcog.planning.memory import compiled_bytes
 from jaxcog.training import sharding
 from jaxcog.training.program import Program, assemble
 
@@ -213,18 +214,6 @@ def _measured(
         collective_bytes=found.collective_bytes(),
         notes=tuple(notes),
         **_common(program, slice_, config),
-    )
-
-
-def compiled_bytes(compiled: Any) -> int:
-    """Device memory of one compiled step: arguments, results, temporaries and code, in bytes."""
-    memory = compiled.memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes
-        - memory.alias_size_in_bytes
     )
 
 

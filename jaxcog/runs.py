@@ -20,6 +20,7 @@ from jaxcog.show import Figure, Table
 from jaxcog.task import State
 from jaxcog.training import checkpoint, evaluation, loop, sharding, start
 from jaxcog.training.checkpoint import Checkpoints
+from jaxcog.training.profile import Profile
 from jaxcog.training.program import Program, assemble
 from jaxcog.training.progress import Reporter
 from jaxcog.training.workdir import CHECKPOINTS, REPORT_FILE, claim, read_config, read_experiment
@@ -49,10 +50,14 @@ def metrics_table(title: str, metrics: dict[str, float]) -> Table:
 
 
 def train(
-    experiment: Experiment, workdir: Path, name: str, reporter: Reporter
+    experiment: Experiment,
+    workdir: Path,
+    name: str,
+    reporter: Reporter,
+    profile: Profile | None = None,
 ) -> tuple[loop.Outcome, Table]:
     """Trains, then writes report.html (process 0); returns how it ended and the final table."""
-    outcome = loop.train(experiment, workdir, name, reporter)
+    outcome = loop.train(experiment, workdir, name, reporter, profile=profile)
     table = metrics_table(f"{name}, step {outcome.step}", outcome.metrics)
     if outcome.status != "stopped":
         write_report(outcome, workdir, name, table)

@@ -30,10 +30,12 @@ from jaxcog.config import Experiment, steps
 from jaxcog.data import pipeline
 from jaxcog.data.types import Splits
 from jaxcog.errors import UserError
+from jaxcog.planning.memory import memory_line
 from jaxcog.task import State
 from jaxcog.training import evaluation, sharding, start
 from jaxcog.training.checkpoint import Checkpoints
 from jaxcog.training.preemption import StopSignal
+from jaxcog.training.profile import Profile
 from jaxcog.training.program import Program
 from jaxcog.training.progress import Reporter
 from jaxcog.training.watchdog import Watchdog
@@ -93,12 +95,14 @@ def train(
     name: str,
     reporter: Reporter,
     devices: Sequence[jax.Device] | None = None,
+    profile: Profile | None = None,
 ) -> Outcome:
     """Trains `experiment` in `workdir`, going on where a checkpoint there stopped.
 
     Args:
       name: of the config, for config.json.
       devices: all of them by default.
+      profile: updates to trace.
 
     Raises:
       UserError: bad input of any kind, or a step that is not finite; checkpoints stay as they are.
@@ -116,7 +120,7 @@ def train(
     )
     try:
         begun = start.begin(program, splits, checkpoints, reporter)
-        return _Session(program, splits, workdir, checkpoints, reporter, begun).run()
+        return _Session(program, splits, workdir, checkpoints, reporter, begun, profile).run()
     finally:
         reporter.stop()
         checkpoints.close()
@@ -133,11 +137,13 @@ class _Session:
         checkpoints: Checkpoints,
         reporter: Reporter,
         begun: start.Begun,
+        profile: Profile | None,
     ):
         self.program = program
         self.splits = splits
         self.checkpoints = checkpoints
         self.reporter = reporter
+        self.profile = profile
         self.state = begun.state
         self.step = begun.step
         self.meta = begun.meta
@@ -157,6 +163,8 @@ class _Session:
                 status = self._train(stop, watchdog)
             finally:
                 self.writer.close()
+                if self.profile is not None:
+                    self.profile.close()
             self.checkpoints.wait()
             return Outcome(
                 status=status,
@@ -178,11 +186,17 @@ class _Session:
             return "finished"
         evaluate_every = self._every(self.program.experiment.train.evaluate_every)
         checkpoint_every = self._every(self.program.experiment.train.checkpoint_every)
+        self.program, seconds = self.program.compiled()
+        self.reporter.say(f"compiled in {seconds:.1f} s; {memory_line(self.program.train_step)}")
         self.reporter.start(self.step, total)
         batches = start.batches(self.program, self.splits, self.step, self.reporter)
         key = self.program.root_key()
+        if self.profile is not None:
+            batches = self.profile.starting_in(batches)
         for step, state in updates(self.program, self.state, batches, key, self.log, watchdog):
             self.step, self.state = step, state
+            if self.profile is not None:
+                self.profile.after(step, state, self.reporter.say)
             last = step == total
             if last or step % evaluate_every == 0:
                 if self._evaluate(watchdog) and not last:
