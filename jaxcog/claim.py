@@ -47,6 +47,7 @@ class Claim:
     requirements: what must hold; empty for a limit: a setting where no effect is expected, which
       is shown beside the claim and not judged.
     note: what a reader must know to read the table rightly.
+    shown: the variant whose pictures are shown; None: the last one.
     """
 
     title: str
@@ -58,3 +59,4 @@ class Claim:
     seeds: int = 5
     requirements: tuple[AtLeast | Margin, ...] = ()
     note: str = ""
+    shown: str | None = None

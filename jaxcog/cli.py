@@ -84,19 +84,24 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("plan", _plan, "Compile for a TPU slice without one; see if it fits.", settings=True)
     sub.add_argument("config", nargs="?", metavar="CONFIG")
-    sub.add_argument("--topology", default="v5e:4x4", help="such as v5e:4x4 or v5p:2x2x2")
+    sub.add_argument(
+        "--topology", help="such as v5e:4x4 or v5p:2x2x2 (default: what the config is meant for)"
+    )
+    _add_all(sub, "every config, on its slice and on one eight times larger")
     sub.add_argument("--tiny", action="store_true", help="the tiny variant")
     sub.add_argument("--json", action="store_true", help="as JSON")
 
     sub = verb("bench", _bench, "Measure a config's step and input pipeline.", settings=True)
     sub.add_argument("config", nargs="?", metavar="CONFIG")
     sub.add_argument("--steps", type=int, default=30, help="updates to time")
+    _add_all(sub, "the default config of every system")
     sub.add_argument("--tiny", action="store_true", help="the tiny variant")
     sub.add_argument("--json", action="store_true", help="as JSON")
 
     sub = verb("reproduce", _reproduce, "Check a paper's claim on data that ships.")
     sub.add_argument("system", nargs="?", metavar="SYSTEM")
     sub.add_argument("--seeds", type=int, help="runs per setting (default: the claim's own)")
+    _add_all(sub, "every system, one table")
     sub.add_argument("--json", action="store_true", help="as JSON")
 
     sub = verb("import-torch", _import, "Official PyTorch checkpoint to a run.", settings=True)
@@ -118,6 +123,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, help="where it goes (default: ~/jaxcog_data)")
     sub.add_argument("--json", action="store_true", help="as JSON")
     return parser
+
+
+def _add_all(sub: argparse.ArgumentParser, text: str) -> None:
+    sub.add_argument("--all", action="store_true", help=text)
+    sub.add_argument("--out", type=Path, help="folder for tables and pictures")
 
 
 def _need(args: argparse.Namespace, *names: str) -> bool:
@@ -241,44 +251,125 @@ def _predict(args: argparse.Namespace, _: list[str]) -> int:
 
 
 def _plan(args: argparse.Namespace, flags: list[str]) -> int:
+    if args.all and not args.help:
+        return _plan_all(args, flags)
     if _need(args, "config"):
         return 0
-    from jaxcog import plan
+    _refuse_out(args)
+    from jaxcog import experiments, plan
 
     name, experiment = _experiment(args, flags)
-    found = plan.plan(experiment, args.topology, name=name)
-    print(json.dumps(found.to_json()) if args.json else found.text())
+    slice_ = args.topology or experiments.load(name).slice or "v5e:4x4"
+    found = plan.plan(experiment, slice_, name=name)
+    _show(args, found.to_json(), found.text())
     return 1 if found.fits is False else 0
 
 
+def _plan_all(args: argparse.Namespace, flags: list[str]) -> int:
+    from jaxcog import overview
+
+    _only_all(args, flags, "config", "topology", "tiny")
+    rows = overview.plan_all(_reporter())
+    table = overview.plan_table(rows, overview.provenance("jaxcog plan --all"))
+    _show_table(args, rows, table)
+    return 0 if all(row.get("fits", False) is not False for row in rows) else 1
+
+
 def _bench(args: argparse.Namespace, flags: list[str]) -> int:
+    if args.all and not args.help:
+        return _bench_all(args, flags)
     if _need(args, "config"):
         return 0
+    _refuse_out(args)
     _start_devices()
     from jaxcog import bench
 
     name, experiment = _experiment(args, flags)
     found = bench.bench(experiment, name=name, steps=args.steps)
-    print(json.dumps(found.to_json()) if args.json else found.text())
+    _show(args, found.to_json(), found.text())
     return 0
 
 
+def _bench_all(args: argparse.Namespace, flags: list[str]) -> int:
+    from jaxcog import overview
+
+    _only_all(args, flags, "config")
+    rows = overview.bench_all(_reporter(), steps=args.steps, tiny=args.tiny)
+    command = f"jaxcog bench --all{' --tiny' if args.tiny else ''}"
+    _show_table(args, rows, overview.bench_table(rows, overview.provenance(command)))
+    return 1 if any("error" in row for row in rows) else 0
+
+
 def _reproduce(args: argparse.Namespace, _: list[str]) -> int:
-    if _need(args, "system"):
+    if _need(args, *([] if args.all else ["system"])):
         return 0
     _start_devices()
-    from jaxcog import reproduce
+    from jaxcog import overview, reproduce
 
-    results = reproduce.reproduce(args.system, _reporter(), seeds=args.seeds)
-    held = all(result.held for result in results)
-    if args.json:
-        claims = [result.to_json() for result in results]
-        print(json.dumps({"system": args.system, "held": held, "claims": claims}))
+    if args.all:
+        _only_all(args, [], "system")
+        found = list(overview.reproduce_all(_reporter(), seeds=args.seeds))
     else:
-        for result in results:
+        wanted = args.out is not None
+        results = reproduce.reproduce(args.system, _reporter(), seeds=args.seeds, figures=wanted)
+        found = [overview.SystemClaims(args.system, results)]
+    if args.out is not None:
+        command = f"jaxcog reproduce {'--all' if args.all else args.system}"
+        overview.write_claims(found, args.out, command)
+    return _show_claims(args, found)
+
+
+def _show_claims(args: argparse.Namespace, found: Any) -> int:
+    from jaxcog import overview
+
+    held = all(one.held for one in found)
+    if args.json:
+        said = [
+            {
+                "system": one.system,
+                "held": one.held,
+                "claims": [result.to_json() for result in one.results],
+                **({"error": one.error} if one.error else {}),
+            }
+            for one in found
+        ]
+        print(json.dumps({"held": held, "systems": said} if args.all else said[0]))
+        return 0 if held else 1
+    for one in found:
+        for result in one.results:
             _print(result.table())
-        print(f"{args.system}: {'held' if held else 'NOT held'}")
+        print(f"{one.system}: {one.error or ('held' if one.held else 'NOT held')}")
+    if args.all:
+        _print(overview.claims_table(found))
     return 0 if held else 1
+
+
+def _refuse_out(args: argparse.Namespace) -> None:
+    if args.out is not None:
+        raise ConfigError("--out holds the tables of --all: add --all, or use --json > FILE")
+
+
+def _only_all(args: argparse.Namespace, flags: list[str], *names: str) -> None:
+    """Raises ConfigError for what makes no sense beside --all."""
+    given = [name for name in names if getattr(args, name)] + flags
+    if given:
+        raise ConfigError(f"{' and '.join(given)} cannot be combined with --all: leave one out")
+
+
+def _show(args: argparse.Namespace, plain: Any, text: str) -> None:
+    print(json.dumps(plain) if args.json else text)
+
+
+def _show_table(args: argparse.Namespace, rows: Any, table: Any) -> None:
+    """One table of many runs: printed, and as files in --out."""
+    if args.out is not None:
+        from jaxcog import report
+
+        report.save_figures([table], args.out, title=table.title)
+    if args.json:
+        print(json.dumps(rows))
+    else:
+        _print(table)
 
 
 def _import(args: argparse.Namespace, flags: list[str]) -> int:
@@ -292,7 +383,7 @@ def _import(args: argparse.Namespace, flags: list[str]) -> int:
     found = runs.import_torch(
         experiment, entry.name, args.file, args.out, allow_missing=args.allow_missing
     )
-    print(json.dumps(found.to_json()) if args.json else found.text())
+    _show(args, found.to_json(), found.text())
     return 0
 
 
@@ -302,7 +393,7 @@ def _prepare(args: argparse.Namespace, _: list[str]) -> int:
     from jaxcog.data import builders
 
     found = builders.prepare(args.dataset, args.raw, args.out)
-    print(json.dumps(found.to_json()) if args.json else found.text())
+    _show(args, found.to_json(), found.text())
     return 0
 
 

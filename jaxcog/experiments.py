@@ -1,4 +1,9 @@
-"""Finding and loading the experiments under configs/."""
+"""Finding and loading the experiments under configs/.
+
+A config file has NEEDS (what must be there to run it), `experiment()` and `tiny()`; optionally
+DEFAULT = True (it is what the system's bare name means) and SLICE (the TPU slice that it is meant
+for, such as "v5e:4x4").
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,9 @@ class Entry:
     needs: str
     module: ModuleType
     is_default: bool = False  # what the system's bare name means (DEFAULT = True in the file)
+    slice: str | None = (
+        None  # TPU slice that it is meant for, such as "v5e:4x4" (SLICE in the file)
+    )
 
     def experiment(self, *, tiny: bool = False) -> Experiment:
         """The experiment at its full size, or the variant that a laptop runs in seconds."""
@@ -64,8 +72,8 @@ def load(name: str) -> Entry:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     summary = (module.__doc__ or "").strip().splitlines()[0]
-    default = getattr(module, "DEFAULT", False)
-    return Entry(name, summary, module.NEEDS, module, default)
+    default, slice_ = getattr(module, "DEFAULT", False), getattr(module, "SLICE", None)
+    return Entry(name, summary, module.NEEDS, module, default, slice_)
 
 
 def default_of(system: str) -> str:

@@ -155,11 +155,13 @@ def _files(figure: Figure) -> dict[str, bytes]:
         speed = figure.frames_per_second
         return {".gif": draw.gif_bytes(figure.frames, speed, _SAVED_ANIMATION_SIDE, what)}
     if isinstance(figure, Table):
-        return {".md": _markdown(figure).encode(), ".json": _json(figure).encode()}
+        return {".md": markdown(figure).encode(), ".json": _json(figure).encode()}
     raise TypeError(f"not a figure of jaxcog.show: {type(figure).__name__}")
 
 
-def _markdown(table: Table) -> str:
+def markdown(table: Table) -> str:
+    """The table as a Markdown section."""
+
     def line(cells: Sequence[object]) -> str:
         texts = (str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells)
         return f"| {' | '.join(texts)} |"

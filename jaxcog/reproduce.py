@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ import numpy as np
 from jaxcog import experiments
 from jaxcog.claim import AtLeast, Claim, Margin
 from jaxcog.config import Experiment, override, to_json
+from jaxcog.data import samples
 from jaxcog.errors import ConfigError
-from jaxcog.show import Table
+from jaxcog.show import Figure, Table
 from jaxcog.training import evaluation, loop, start
 from jaxcog.training.program import Program
 from jaxcog.training.progress import Reporter, Silent
@@ -24,12 +25,16 @@ from jaxcog.training.writers import StepLog
 
 @dataclasses.dataclass(frozen=True)
 class ClaimResult:
-    """values: variant -> metric -> [cells, seeds]; checks: (what was required, figure, held)."""
+    """values: variant -> metric -> [cells, seeds]; checks: (what was required, figure, held).
+
+    figures: what the task shows of the first run of `claim.shown`, where they were asked for.
+    """
 
     claim: Claim
     values: Mapping[str, Mapping[str, np.ndarray]]
     checks: tuple[tuple[str, float, bool], ...]
     seconds: float
+    figures: Sequence[Figure] = ()
 
     @property
     def held(self) -> bool:
@@ -106,17 +111,24 @@ def claims_of(system: str) -> tuple[Claim, ...]:
     return importlib.import_module(f"jaxcog.systems.{system}.claims").CLAIMS
 
 
-def reproduce(system: str, reporter: Reporter, *, seeds: int | None = None) -> list[ClaimResult]:
-    """Runs all claims of a system; `seeds` overrides the number of runs per variant and cell."""
+def reproduce(
+    system: str, reporter: Reporter, *, seeds: int | None = None, figures: bool = False
+) -> list[ClaimResult]:
+    """Runs all claims of a system.
+
+    Args:
+      seeds: overrides the number of runs per variant and cell.
+      figures: whether to keep what the task shows of one run of each claim.
+    """
     results = []
     for claim in claims_of(system):
         if seeds is not None:
             claim = dataclasses.replace(claim, seeds=seeds)
-        results.append(_run(claim, reporter))
+        results.append(_run(claim, reporter, figures))
     return results
 
 
-def _run(claim: Claim, reporter: Reporter) -> ClaimResult:
+def _run(claim: Claim, reporter: Reporter, with_figures: bool) -> ClaimResult:
     begun = time.monotonic()
     base = override(experiments.load(claim.config).experiment(), claim.common)
     programs: dict[str, Program] = {}
@@ -127,13 +139,17 @@ def _run(claim: Claim, reporter: Reporter) -> ClaimResult:
         variant: {metric: np.zeros((len(claim.cells), claim.seeds)) for metric in claim.metrics}
         for variant in claim.variants
     }
+    shown = claim.shown or list(claim.variants)[-1]
+    figures: list[Figure] = []
     done = 0
     try:
         for seed in range(claim.seeds):
             for row, cell in enumerate(claim.cells.values()):
                 for variant, changes in claim.variants.items():
                     experiment = _seeded(override(base, {**cell, **changes}), seed)
-                    metrics = _final_metrics(experiment, programs)
+                    want = with_figures and variant == shown and not figures
+                    metrics, drawn = _final_metrics(experiment, programs, want)
+                    figures += drawn
                     for metric in claim.metrics:
                         values[variant][metric][row, seed] = metrics[metric]
                     done += 1
@@ -141,7 +157,7 @@ def _run(claim: Claim, reporter: Reporter) -> ClaimResult:
     finally:
         reporter.stop()
     checks = tuple(_check(requirement, values) for requirement in claim.requirements)
-    return ClaimResult(claim, values, checks, time.monotonic() - begun)
+    return ClaimResult(claim, values, checks, time.monotonic() - begun, figures)
 
 
 def _seeded(experiment: Experiment, seed: int) -> Experiment:
@@ -151,7 +167,9 @@ def _seeded(experiment: Experiment, seed: int) -> Experiment:
     return override(experiment, changes)
 
 
-def _final_metrics(experiment: Experiment, programs: dict[str, Program]) -> dict[str, float]:
+def _final_metrics(
+    experiment: Experiment, programs: dict[str, Program], with_figures: bool
+) -> tuple[dict[str, float], list[Figure]]:
     """Trains to the end in memory and evaluates once. A program is compiled once per task."""
     splits = experiment.data.load()
     shape = {name: str(leaf) for name, leaf in splits.info.element.items()}
@@ -166,7 +184,11 @@ def _final_metrics(experiment: Experiment, programs: dict[str, Program]) -> dict
     batches = start.batches(program, splits, 0, Silent())
     for _, updated in loop.updates(program, state, batches, root, log):
         state = updated
-    return evaluation.evaluate(program, state, splits)[0]
+    metrics, results = evaluation.evaluate(program, state, splits)
+    if not with_figures:
+        return metrics, []
+    seen = samples.of_splits(splits)
+    return metrics, program.task.figures(state, seen, results)
 
 
 def _check(

@@ -27,8 +27,6 @@ from jaxcog.training.workdir import CHECKPOINTS, REPORT_FILE, claim, read_config
 from jaxcog.training.writers import METRICS_FILE
 from jaxcog.trees import by_path, path_name
 
-_SAMPLES = 400
-
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
@@ -67,10 +65,7 @@ def train(
 def write_report(outcome: loop.Outcome, workdir: Path, name: str, table: Table) -> None:
     """report.html of a finished run. Every process computes the figures; the first one writes."""
     program = outcome.program
-    shown = {
-        split: samples.sample_arrays(stream, _SAMPLES)
-        for split, stream in outcome.splits.evaluation.items()
-    }
+    shown = samples.of_splits(outcome.splits)
     figures = program.task.figures(outcome.state, shown, outcome.results)
     if jax.process_index() != 0:
         return

@@ -40,8 +40,6 @@ def test_every_verb_is_in_the_readme(capsys: pytest.CaptureFixture[str]):
     assert known == VERBS
 
 
-
-
 def test_launch_says_what_it_needs(tmp_path: Path):
     """Without a fitting Python: status 2 and one line, before anything is made."""
     done = subprocess.run(

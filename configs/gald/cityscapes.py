@@ -17,6 +17,7 @@ from jaxcog.data.toy.scenes import Scenes
 from jaxcog.systems.gald.task import Parsing, Protocol
 
 NEEDS = "prepared Cityscapes (jaxcog prepare cityscapes); ImageNet weights of a deep-stem ResNet"
+SLICE = "v5e:4x4"
 
 
 def experiment() -> Experiment:

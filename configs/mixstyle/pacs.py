@@ -18,6 +18,7 @@ from jaxcog.systems.mixstyle.task import Classification
 
 NEEDS = "PACS (jaxcog prepare pacs); ImageNet weights of ResNet-18"
 DEFAULT = True
+SLICE = "v5e:2x2"
 
 
 def experiment() -> Experiment:

@@ -16,6 +16,7 @@ from jaxcog.systems.orthohash.task import Hashing
 
 NEEDS = "ImageNet100 (jaxcog prepare imagenet100); ImageNet weights of AlexNet"
 DEFAULT = True
+SLICE = "v5e:2x2"
 
 
 def experiment() -> Experiment:

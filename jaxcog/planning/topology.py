@@ -76,6 +76,19 @@ def parse(text: str) -> Topology:
     return Topology(chip, shape)
 
 
+def scaled(topology: Topology, times: int) -> Topology | None:
+    """A slice of the same kind with `times` (a power of two) the chips; None: there is none.
+
+    The shortest dimension is doubled first, so that the torus stays as even as it can be.
+    """
+    shape = list(topology.shape)
+    while times > 1:
+        shape[shape.index(min(shape))] *= 2
+        times //= 2
+    larger = Topology(topology.chip, tuple(sorted(shape)))
+    return None if _problem(larger.chip, larger.shape) else larger
+
+
 def can_compile() -> bool:
     """Whether the TPU compiler (libtpu, of the extra `jaxcog[tpu]`) is installed."""
     return importlib.util.find_spec("libtpu") is not None

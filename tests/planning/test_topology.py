@@ -63,3 +63,17 @@ def test_peaks_by_device_kind():
     assert peak_flops("NVIDIA L4") == 121e12
     assert peak_flops("NVIDIA L40S") is None
     assert peak_flops("cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("slice_", "larger"),
+    [
+        ("v5e:2x2", "v5e:4x8"),
+        ("v5e:4x4", "v5e:8x16"),
+        ("v5e:16x16", None),
+        ("v5p:4x4x4", "v5p:8x8x8"),
+    ],
+)
+def test_eight_times_the_chips(slice_: str, larger: str | None):
+    found = topology.scaled(topology.parse(slice_), 8)
+    assert (None if found is None else str(found)) == larger
