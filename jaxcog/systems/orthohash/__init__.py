@@ -33,12 +33,11 @@ from jaxcog.systems.orthohash.retrieval import (
     binarize,
     gallery_average_precision,
     hamming_distance,
-    hamming_topk,
     mean_average_precision,
     pack_bits,
-    sharded_hamming_topk,
     unpack_bits,
 )
+from jaxcog.systems.orthohash.search import hamming_topk, sharded_hamming_topk
 
 __all__ = [
     "AlexNetHash",

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxcog.errors import DataError
-from jaxcog.systems.orthohash.retrieval import hamming_topk
+from jaxcog.systems.orthohash.search import hamming_topk
 
 _VERSION = 1
 _FAISS_L2 = 1

@@ -1,4 +1,4 @@
-"""Search with binary codes: packed bits, Hamming distances, exact top-k and average precision.
+"""Binary codes as packed bits, their Hamming distances, and exact average precision.
 
 Codes are packed into uint32 words; bit j of word w is code 32 w + j (1 for positive). On devices
 the gallery may be split over a mesh axis; `rank_statistics` is the same measure on the host.
@@ -61,99 +61,8 @@ def hamming_distance(a: jax.Array, b: jax.Array) -> jax.Array:
     return distance
 
 
-def hamming_topk(
-    query: jax.Array,
-    database: jax.Array,
-    k: int,
-    *,
-    block: int = 16384,
-    valid: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """The k nearest codes, exactly; equal distances in database order.
-
-    Args:
-      query: uint32 [Q, W]; database: uint32 [N, W] (see `pack_bits`).
-      block: database rows compared at a time; [Q, k + block] distances are held.
-      valid: bool [N], False for rows that only pad the database; they come last.
-
-    Returns:
-      (distances int32 [Q, k], indices int32 [Q, k]). Padding rows have the distance 2^30.
-
-    Raises:
-      ValueError: k is larger than the database.
-    """
-    size = database.shape[0]
-    if not 0 < k <= size:
-        raise ValueError(f"hamming_topk: k={k} must be between 1 and the {size} database rows")
-    valid = jnp.ones(size, bool) if valid is None else valid
-    block = min(block, size)
-    pad = -size % block
-    database = jnp.pad(database, ((0, pad), (0, 0))).reshape(-1, block, database.shape[1])
-    valid = jnp.pad(valid, (0, pad)).reshape(-1, block)
-    far = 1 << 30
-
-    def merge(best: tuple[jax.Array, jax.Array], part: tuple) -> tuple[tuple, None]:
-        number, codes, keep = part
-        distance = jnp.where(keep, hamming_distance(query, codes), far)
-        index = jnp.broadcast_to(number * block + jnp.arange(block), distance.shape)
-        return _nearest(
-            jnp.concatenate([best[0], distance], axis=1),
-            jnp.concatenate([best[1], index], axis=1),
-            k,
-        ), None
-
-    empty = jnp.full((query.shape[0], k), far + 1), jnp.zeros((query.shape[0], k), jnp.int32)
-    parts = (jnp.arange(database.shape[0]), database, valid)
-    return jax.lax.scan(merge, empty, parts)[0]
-
-
-def _nearest(distance: jax.Array, index: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """k smallest along axis 1; earlier columns first among equals, which top_k promises."""
-    negative, place = jax.lax.top_k(-distance, k)
-    return -negative, jnp.take_along_axis(index, place, axis=1)
-
-
-def sharded_hamming_topk(
-    query: jax.Array,
-    database: jax.Array,
-    k: int,
-    *,
-    mesh: jax.sharding.Mesh,
-    axis: str | tuple[str, ...] = "data",
-    block: int = 16384,
-    valid: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """`hamming_topk` over a database split by rows over a mesh axis; the same result.
-
-    Every device ranks its own rows; only k pairs per query and device cross the axis.
-
-    Args:
-      query: uint32 [Q, W], replicated; database: uint32 [N, W], N divisible by the axis.
-      k: at most N.
-    """
-    valid = jnp.ones(database.shape[0], bool) if valid is None else valid
-    shards = _axis_size(mesh, axis)
-    local = database.shape[0] // shards
-    if not 0 < k <= database.shape[0]:
-        raise ValueError(f"hamming_topk: k={k} must be between 1 and {database.shape[0]} rows")
-
-    def search(query: jax.Array, part: jax.Array, keep: jax.Array) -> tuple:
-        distance, index = hamming_topk(query, part, min(k, local), block=block, valid=keep)
-        index = index + jax.lax.axis_index(axis) * local
-        # Shards in database order side by side: top_k then keeps that order among equals.
-        distance, index = jax.lax.all_gather((distance, index), axis, axis=1, tiled=True)
-        return _nearest(distance, index, k)
-
-    return jax.shard_map(
-        search,
-        mesh=mesh,
-        in_specs=(P(), P(axis), P(axis)),
-        out_specs=P(),
-        check_vma=False,  # every shard computes the same from what was gathered
-    )(query, database, valid)
-
-
-def _axis_size(mesh: jax.sharding.Mesh, axis: str | tuple[str, ...]) -> int:
+def axis_size(mesh: jax.sharding.Mesh, axis: str | tuple[str, ...]) -> int:
+    """Number of shards over one or several mesh axes."""
     names = (axis,) if isinstance(axis, str) else axis
     return int(np.prod([mesh.shape[name] for name in names]))
 
@@ -319,7 +228,7 @@ def rank_statistics(
     *,
     num_bits: int,
     at: Sequence[int | None] = (None,),
-    block_elements: int = 2**24,
+    block_elements: int = 2**22,
 ) -> RankStatistics:
     """Exact mAP at several R and distance histograms, on the host, in blocks of queries.
 
@@ -344,9 +253,9 @@ def rank_statistics(
         part = slice(start, start + step)
         distances = host_hamming_distance(query[part], database)
         relevant = share_label(query_labels[part], database_labels)
-        everything += np.bincount(distances.ravel(), minlength=num_bits + 1)
-        within += np.bincount(distances[relevant], minlength=num_bits + 1)
         for row, wanted in zip(distances, relevant, strict=True):
+            everything += np.bincount(row, minlength=num_bits + 1)
+            within += np.bincount(row[wanted], minlength=num_bits + 1)
             # A stable sort of small integers is a radix sort: linear in the database.
             places = np.flatnonzero(wanted[np.argsort(row, kind="stable")])
             precision = np.arange(1, len(places) + 1) / (places + 1)

@@ -36,27 +36,6 @@ def test_packed_distances_are_those_of_the_signs(bits):
     np.testing.assert_array_equal(retrieval.unpack_bits(np.asarray(packed[0]), bits), a)
 
 
-@pytest.mark.parametrize("block", [3, 8, 1000])
-def test_topk_keeps_database_order_among_ties_whatever_the_block(block):
-    query, database = (retrieval.pack_bits(codes_of(n, 6, n)) for n in (5, 50))
-    distances = np.asarray(retrieval.hamming_distance(query, database))
-    wanted = np.argsort(distances, axis=1, kind="stable")[:, :20]
-    values, indices = retrieval.hamming_topk(query, database, 20, block=block)
-    np.testing.assert_array_equal(indices, wanted)
-    np.testing.assert_array_equal(values, np.take_along_axis(distances, wanted, axis=1))
-
-
-@pytest.mark.parametrize("k", [3, 30])
-def test_sharded_topk_equals_one_device_with_padding(k):
-    query, database = (retrieval.pack_bits(codes_of(n, 6, n)) for n in (5, 48))
-    valid = jnp.arange(48) < 45
-    wanted = retrieval.hamming_topk(query, database[:45], k)
-    search = functools.partial(retrieval.sharded_hamming_topk, k=k, mesh=mesh_of(8), block=4)
-    found = jax.jit(search)(query, database, valid=valid)
-    for ours, theirs in zip(found, wanted, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
 @pytest.mark.parametrize("at", [None, 10])
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_average_precision_of_a_split_gallery_is_exact(at, multi_label):
@@ -108,12 +87,10 @@ def test_perfect_codes_score_one_and_order_of_the_database_matters_for_ties():
     assert ties[0] != ties[1]
 
 
-def test_empty_splits_and_wrong_k_are_user_errors():
+def test_empty_splits_are_user_errors():
     words = np.zeros((2, 1), np.uint32)
     with pytest.raises(DataError, match="must hold examples"):
         retrieval.rank_statistics(words[:0], np.zeros(0), words, np.zeros(2), num_bits=8)
-    with pytest.raises(ValueError, match="k=3"):
-        retrieval.hamming_topk(jnp.asarray(words), jnp.asarray(words), 3)
 
 
 def test_index_survives_a_file_and_refuses_other_codes(tmp_path):
