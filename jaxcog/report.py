@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxcog.reporting import draw, page, plots
 from jaxcog.reporting.curves import read_metrics
-from jaxcog.show import Animation, Figure, Gallery, Histogram, Lines, Matrix, Table
+from jaxcog.show import Animation, Figure, File, Gallery, Histogram, Lines, Matrix, Table
 
 _SAVED_ANIMATION_SIDE = 480
 
@@ -41,13 +41,17 @@ def write_report(
       config: the resolved config as JSON values, shown folded.
       metrics_file: metrics.jsonl of the run; missing, truncated or with NaN it is still shown.
       table: the final metrics.
-      figures: what the task wants to show, in this order.
+      figures: what the task wants to show, in this order; files are written beside the report.
       summary: short facts for the top of the page, e.g. {"Steps": "1,000", "Device": "..."}.
 
     Raises:
       ValueError: a picture that is not uint8 [H, W, 3].
       TypeError: something that is no figure.
     """
+    path, names = Path(path), {Path(path).name}
+    for figure in figures:
+        if isinstance(figure, File):
+            _write(path.parent / _own_name(figure, names), figure.data)
     sections = [
         (
             "Results",
@@ -58,7 +62,7 @@ def write_report(
     if figures:
         sections.append(("Figures", page.figures_html(figures)))
     sections.append(("Config", page.config_html(config)))
-    _write(Path(path), page.page(title, subtitle, sections, summary).encode())
+    _write(path, page.page(title, subtitle, sections, summary).encode())
 
 
 def save_figures(
@@ -66,17 +70,22 @@ def save_figures(
 ) -> list[Path]:
     """Writes each figure under a name made from its title, and index.html with all of them.
 
-    Galleries, matrices, curves and histograms become .png, animations .gif, tables .md and .json.
-    Existing files of the same names are replaced. Returns the paths written, index.html last.
+    Galleries, matrices, curves and histograms become .png, animations .gif, tables .md and .json;
+    files keep their own names. Existing files of the same names are replaced. Returns the paths
+    written, index.html last.
 
     Raises:
-      ValueError: a picture that is not uint8 [H, W, 3].
+      ValueError: a picture that is not uint8 [H, W, 3], or two files of one name.
       TypeError: something that is no figure.
     """
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    written, taken = [], {"index"}
+    written, taken, names = [], {"index"}, {"index.html"}
     for figure in figures:
+        if isinstance(figure, File):
+            written.append(out_dir / _own_name(figure, names))
+            _write(written[-1], figure.data)
+            continue
         stem = _file_name(figure.title, taken)
         for suffix, content in _files(figure).items():
             written.append(out_dir / f"{stem}{suffix}")
@@ -196,6 +205,18 @@ def _file_name(title: str, taken: set[str]) -> str:
         name = f"{stem}-{count}"
     taken.add(name)
     return name
+
+
+def _own_name(file: File, taken: set[str]) -> str:
+    """The file's name, which stays inside the folder and is none of `taken`, to which it is added.
+
+    Raises ValueError otherwise.
+    """
+    inside = file.name[:1] not in ("", ".") and Path(file.name).name == file.name
+    if file.name in taken or not inside:
+        raise ValueError(f'file "{file.title}": "{file.name}" is no name, or is taken already')
+    taken.add(file.name)
+    return file.name
 
 
 def _write(path: Path, content: bytes) -> None:

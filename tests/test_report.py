@@ -399,6 +399,26 @@ def test_what_cannot_be_drawn_is_named(figure, error, words):
         page.figure_html(figure)
 
 
+def test_files_keep_their_names_and_are_linked(tmp_path):
+    file = show.File("Index & co", "a b.npz", b"\x00" * 1234, note="Open it")
+    paths = report.save_figures([file], tmp_path / "out")
+    assert [p.name for p in paths] == ["a b.npz", "index.html"]
+    assert paths[0].read_bytes() == file.data
+    (link,) = Page(paths[1].read_text("utf-8")).find("a")
+    assert link["href"] == "a%20b.npz"
+    rest = {"title": "t", "subtitle": "", "config": {}, "summary": {}}
+    rest |= {"metrics_file": tmp_path / "m", "table": show.Table("", ["a"], [])}
+    report.write_report(tmp_path / "run" / "report.html", figures=[file], **rest)
+    assert (tmp_path / "run" / "a b.npz").read_bytes() == file.data
+
+
+@pytest.mark.parametrize("name", ["index.html", "../x", ".hidden", "", "twice"])
+def test_a_file_cannot_leave_its_folder_nor_replace_another(tmp_path, name):
+    twice = show.File("first", "twice", b"1")
+    with pytest.raises(ValueError, match="is no name, or is taken"):
+        report.save_figures([twice, show.File("second", name, b"2")], tmp_path)
+
+
 def test_an_older_report_survives_a_failure(tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("older")

@@ -6,13 +6,24 @@ import base64
 import html
 import importlib.resources
 import json
+import urllib.parse
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from jaxcog.reporting import curves, draw, plots, svg
 from jaxcog.reporting.axes import format_column, format_number, is_number
-from jaxcog.show import Animation, Figure, Gallery, Histogram, Lines, Matrix, Picture, Table
+from jaxcog.show import (
+    Animation,
+    Figure,
+    File,
+    Gallery,
+    Histogram,
+    Lines,
+    Matrix,
+    Picture,
+    Table,
+)
 
 _ANIMATION_SIDE = 320
 
@@ -160,6 +171,8 @@ def _drawing(figure: Figure) -> tuple[str, bool]:
         return table_html(figure), len(figure.header) > 4
     if isinstance(figure, Animation):
         return _animation(figure), False
+    if isinstance(figure, File):
+        return _file(figure), False
     raise TypeError(f"not a figure of jaxcog.show: {type(figure).__name__}")
 
 
@@ -252,6 +265,13 @@ def _cell(value: object, shade: float, diagonal: bool) -> str:
     names = " ".join(name for name, on in flags.items() if on)
     kind = f' class="{names}"' if names else ""
     return f'<td{kind} style="--v:{abs(shade):.3f}">{format_number(value, 3)}</td>'
+
+
+def _file(file: File) -> str:
+    """A link to the file, which lies beside the page."""
+    name = escape(file.name)
+    size = f"{format_number(len(file.data))} bytes"
+    return f'<p><a href="{escape(urllib.parse.quote(file.name))}" download>{name}</a>, {size}</p>'
 
 
 def _animation(figure: Animation) -> str:
