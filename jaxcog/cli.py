@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -22,9 +23,7 @@ _EPILOG = "Settings of a config: `jaxcog train CONFIG --help`. Where to begin: `
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit status."""
-    # Both only talk about hardware that is not there.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
+    _quiet_libraries()
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     if rest and not args.settings:
@@ -40,6 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _quiet_libraries() -> None:
+    """Leaves out what libraries log and no user can act on."""
+    # Both only talk about hardware that is not there.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
+    # Orbax logs a failed write once from each of its threads; the error itself is reported by us.
+    logging.getLogger("absl").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "_SignalingThread.run() raised" not in record.getMessage()
 
 
 def _parser() -> argparse.ArgumentParser:
