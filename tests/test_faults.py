@@ -2,8 +2,8 @@
 
 In the default suite: bad numbers in a batch of one system, damaged records. With `-m slow`: a full
 disk, and every system with bad numbers, killed and terminated at a random step, and on another
-mesh. Several processes are in tests/multiprocess, damaged checkpoints in tests/training/test_checkpoint.py, dead workers in
-tests/data/test_pipeline.py.
+mesh. Elsewhere: several processes (tests/multiprocess), damaged checkpoints
+(tests/training/test_checkpoint.py), dead workers (tests/data/test_pipeline.py).
 """
 
 from __future__ import annotations
