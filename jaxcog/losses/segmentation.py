@@ -145,7 +145,7 @@ def kth_smallest(values: jax.Array, k: jax.Array | int, axis_name: AxisName | No
     bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.int32)
 
     def narrow(i: jax.Array, found: jax.Array) -> jax.Array:
-        trial = found | (jnp.int32(1) << (30 - i))
+        trial = found | (jnp.int32(1) << (30 - i).astype(jnp.int32))
         below = jnp.sum(bits < trial, dtype=jnp.int32)
         if axis_name is not None:
             below = jax.lax.psum(below, axis_name)
