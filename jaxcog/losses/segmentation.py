@@ -151,7 +151,11 @@ def kth_smallest(values: jax.Array, k: jax.Array | int, axis_name: AxisName | No
             below = jax.lax.psum(below, axis_name)
         return jnp.where(below < k, trial, found)
 
-    found = jax.lax.fori_loop(0, 31, narrow, jnp.int32(0))
+    # A zero that varies over devices where the values do, which shard_map asks of a loop's carry.
+    start = jnp.sum(bits & 0, dtype=jnp.int32)
+    if axis_name is not None:
+        start = jax.lax.psum(start, axis_name)
+    found = jax.lax.fori_loop(0, 31, narrow, start)
     return jax.lax.bitcast_convert_type(found, jnp.float32)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,14 @@ def _products(query: jax.Array, key: jax.Array, scale: float) -> jax.Array:
     return scale * jnp.einsum("bnd,bmd->bnm", query, key, preferred_element_type=wide)
 
 
+def _varying(tree: Any, *arrays: jax.Array) -> Any:
+    """`tree` marked as varying over the devices over which `arrays` do: a loop's carry in shard_map."""
+    axes = frozenset().union(*(jax.typeof(x).vma for x in arrays))
+    return (
+        jax.tree.map(lambda x: jax.lax.pcast(x, tuple(axes), to="varying"), tree) if axes else tree
+    )
+
+
 def _blocks(x: jax.Array, block: int) -> jax.Array:
     """[B, M, D] -> [blocks, B, block, D], zero-padded."""
     batch, m, depth = x.shape
@@ -88,6 +97,7 @@ def _forward(
         jnp.zeros((batch, n, value.shape[-1]), wide),
     )
     items = (jnp.arange(keys.shape[0]), keys, values)
+    start = _varying(start, query, key, value)
     (top, total, out), _ = jax.lax.scan(step, start, items)
     return (out / total[..., None]).astype(value.dtype), top + jnp.log(total)
 
@@ -118,7 +128,8 @@ def _vjp_backward(scale, block, saved, cotangent):
         return d_query, (jnp.einsum("bnm,bnd->bmd", d_scores, query32), d_value)
 
     items = (jnp.arange(keys.shape[0]), keys, values)
-    d_query, (d_keys, d_values) = jax.lax.scan(step, jnp.zeros_like(query32), items)
+    start = _varying(jnp.zeros(query.shape, query32.dtype), query, key, value)
+    d_query, (d_keys, d_values) = jax.lax.scan(step, start, items)
 
     def whole(blocks: jax.Array, like: jax.Array) -> jax.Array:
         joined = jnp.moveaxis(blocks, 0, 1).reshape(like.shape[0], -1, like.shape[2])

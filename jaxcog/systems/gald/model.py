@@ -267,42 +267,105 @@ class _Net(nn.Module):
         return maps["layer4"], maps["layer3"]
 
 
+def gald_block(
+    channels: int,
+    aggregation: Aggregation | None = None,
+    *,
+    dtype: Any = jnp.float32,
+    axis_name: AxisName = None,
+    place: Place | None = None,
+    whole: Place | None = None,
+    name: str | None = None,
+    **options: bool,
+) -> GALDBlock:
+    """Global aggregation, then local distribution, for maps [N, H, W, channels] of any network.
+
+    Args:
+      aggregation: which one; None: `Aggregation()`, that of the released code.
+      dtype, axis_name, name: as of every layer here; place, whole: see `Network`.
+      options: distribute, downsample, block_residual, mask_relu, even_mask; see GALDBlock.
+    """
+    spec, shared = aggregation or Aggregation(), {"dtype": dtype, "axis_name": axis_name}
+
+    def aggregate(inner: str) -> nn.Module:
+        return spec.make(channels, inner, whole=whole, **shared)
+
+    return GALDBlock(aggregate, place=place, name=name, **shared, **options)
+
+
+def gald_head(
+    num_classes: int,
+    aggregation: Aggregation | None = None,
+    width: int = 512,
+    *,
+    dtype: Any = jnp.float32,
+    axis_name: AxisName = None,
+    name: str | None = None,
+    **options: Any,
+) -> ContextHead:
+    """GALD's head: a trunk's last map [N, H, W, C] -> logits [N, H, W, num_classes] float32.
+
+    width: channels of its convolutions. The rest as in `gald_block`.
+    """
+    shared = {"dtype": dtype, "axis_name": axis_name}
+
+    def block(inner: str) -> GALDBlock:
+        return gald_block(width, aggregation, name=inner, **shared, **options)
+
+    return ContextHead(num_classes, block, "a2block", width, name=name, **shared)
+
+
+def dual_gcn_head(
+    num_classes: int,
+    width: int = 512,
+    *,
+    normalize_by_positions: bool = False,
+    dtype: Any = jnp.float32,
+    axis_name: AxisName = None,
+    name: str | None = None,
+) -> ContextHead:
+    """DGCNet's head: a trunk's last map [N, H, W, C] -> logits [N, H, W, num_classes] float32."""
+    shared = {"dtype": dtype, "axis_name": axis_name}
+
+    def block(inner: str) -> DualGCN:
+        return DualGCN(4, normalize_by_positions, name=inner, **shared)
+
+    return ContextHead(num_classes, block, "dualgcn", width, name=name, **shared)
+
+
 def _head(spec: Network) -> nn.Module:
     """The head, to be called inside a parent module; its variables lie below "head"."""
     shared = {"dtype": spec.dtype, "axis_name": spec.axis_name}
-
-    def gald_block(channels: int) -> Callable[[str | None], nn.Module]:
-        return lambda name: GALDBlock(
-            lambda inner: spec.aggregation.make(channels, inner, whole=spec.whole, **shared),
-            spec.distribute,
-            spec.downsample,
-            spec.block_residual,
-            spec.mask_relu,
-            spec.even_mask,
-            name=name,
-            **shared,
-        )
-
+    options = {
+        "distribute": spec.distribute,
+        "downsample": spec.downsample,
+        "block_residual": spec.block_residual,
+        "mask_relu": spec.mask_relu,
+        "even_mask": spec.even_mask,
+        "place": spec.place,
+        "whole": spec.whole,
+        **shared,
+    }
     match spec.head:
         case "gald":
-            block = gald_block(spec.width)
-            return ContextHead(
-                spec.num_classes, block, "a2block", spec.width, name="head", **shared
-            )
+            return gald_head(spec.num_classes, spec.aggregation, spec.width, name="head", **options)
         case "dgcnet":
             normalize = spec.normalize_by_positions
-            return ContextHead(
+            return dual_gcn_head(
                 spec.num_classes,
-                lambda name: DualGCN(4, normalize, name=name, **shared),
-                "dualgcn",
                 spec.width,
+                normalize_by_positions=normalize,
                 name="head",
                 **shared,
             )
         case "psp":
             bins = spec.aggregation.bins
             return PSPHead(spec.num_classes, spec.width, bins, spec.dropout, name="head", **shared)
-    return LightHead(spec.num_classes, gald_block, spec.concat, spec.dtype, name="head")
+
+    def block(channels: int) -> GALDBlock:
+        return gald_block(channels, spec.aggregation, name="block", **options)
+
+    return LightHead(spec.num_classes, block, spec.concat, spec.dtype, name="head")
 
 
 class PSPHead(nn.Module):
@@ -333,13 +396,13 @@ class LightHead(nn.Module):
     """A context block and a classifier: the head of the small networks of generated scenes."""
 
     num_classes: int
-    block: Callable[[int], Callable[[str], Layer]]
+    block: Callable[[int], Layer]
     concat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        y = self.block(x.shape[-1])("block")(x, train=train)
+        y = self.block(x.shape[-1])(x, train=train)
         if self.concat:
             y = jnp.concatenate([x.astype(self.dtype), y], axis=-1)
         logits = Conv(self.num_classes, dtype=self.dtype, name="classifier")(y)

@@ -82,6 +82,7 @@ class GALDBlock(nn.Module):
       downsample: aggregate at half resolution (the official code; the paper's figure does not).
       block_residual: add the aggregated map once more: u * (2 + m) instead of u * (1 + m).
       mask_relu, even_mask: see LocalDistribution.
+      place: says where the map to aggregate lives on a mesh; None on one device.
     """
 
     aggregate: Callable[[str], Aggregation]
@@ -90,6 +91,7 @@ class GALDBlock(nn.Module):
     block_residual: bool = True
     mask_relu: bool = True
     even_mask: bool = False
+    place: Callable[[jax.Array], jax.Array] | None = None
     dtype: Any = jnp.float32
     axis_name: AxisName = None
 
@@ -101,6 +103,8 @@ class GALDBlock(nn.Module):
             y = ConvNorm(
                 channels, 3, stride=2, pad=0, groups=channels, use_bias=True, name="down", **shared
             )(y, train=train)
+        if self.place is not None:
+            y = self.place(y)
         y = self.aggregate("long_relation")(y, train=train)
         u = resize_bilinear_align_corners(y, x.shape[1:3])
         if not self.distribute:

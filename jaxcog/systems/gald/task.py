@@ -24,7 +24,7 @@ from jaxcog.systems.gald.losses import segmentation_loss
 from jaxcog.systems.gald.model import Aggregation, HeadName, Network, TrunkName
 from jaxcog.systems.gald.modules import MIN_SIDE
 from jaxcog.systems.gald.pixels import Pixels, normalise
-from jaxcog.systems.gald.torch_names import table_for
+from jaxcog.systems.gald.torch_names import tables_for
 from jaxcog.task import Batch, Key, Setting, State, Task
 
 _IMAGES = ("data", "fsdp")
@@ -185,7 +185,7 @@ class Parsing:
             batch_partition={"image": spread, "label": spread} if spread else {},
             figures=figures.report(setting.data, self._with_and_without(network)),
             predict=figures.prediction(setting.data, logits, network.stride),
-            import_names=table_for(self.head),
+            import_names=tables_for(self.head),
         )
 
     def network(self, num_classes: int, dtype: Any = jnp.float32, mesh: Any = None) -> Network:

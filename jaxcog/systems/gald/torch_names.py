@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from jaxcog.errors import CheckpointError
 from jaxcog.interop.names import (
     Layout,
     NameTable,
@@ -15,6 +17,7 @@ from jaxcog.interop.names import (
     conv,
     layer_norm,
 )
+from jaxcog.interop.read import read_checkpoint
 from jaxcog.nn.psp import pyramid_rules
 from jaxcog.nn.resnet_dilated import CLASSIFIER, flat_stem_rules, sequential_stem_rules
 
@@ -217,16 +220,35 @@ PSPNET = NameTable(
 """`PSPNet_res50`, `PSPNet_res101` with their flat stem."""
 
 KINDS = {"gald": GALD, "dgcnet": DUALSEG, "psp": PSPNET}
+"""By the head of `model.Network`."""
 
-_TRUNK_FLAT = NameTable((*flat_stem_rules("", "trunk/"), CLASSIFIER))
-_TRUNK_SEQUENTIAL = NameTable((*sequential_stem_rules("", "trunk/"), CLASSIFIER))
+TRUNKS = tuple(
+    NameTable((*rules("", "trunk/"), CLASSIFIER))
+    for rules in (sequential_stem_rules, flat_stem_rules)
+)
+"""ImageNet weights: with the stem in a Sequential (`resnet{50,101}-deep.pth`), or with its layers
+side by side (three of them, or torchvision's one)."""
 
 
-def imagenet_trunk(keys: Iterable[str]) -> NameTable:
-    """The table for a file of ImageNet weights, by its stem's naming (torchvision's included)."""
-    return _TRUNK_SEQUENTIAL if "conv1.0.weight" in set(keys) else _TRUNK_FLAT
+def tables_for(head: str) -> tuple[NameTable, ...] | None:
+    """Names of official checkpoints with that head, and of ImageNet weights for its trunk."""
+    return (KINDS[head], *TRUNKS) if head in KINDS else None
 
 
-def table_for(head: str) -> NameTable | None:
-    """Names of an official checkpoint with that head (its trunk alone, too)."""
-    return KINDS.get(head)
+def load_torch_checkpoint(path: str | Path, head: str = "gald") -> dict[str, Any]:
+    """An official checkpoint as variables of `model.Network`.
+
+    Args:
+      path: .pth, .safetensors or .npz; PyTorch is not needed.
+      head: whose: "gald", "dgcnet" or "psp".
+
+    Returns:
+      {"params": ..., "batch_stats": ...}, nested dicts of NumPy arrays.
+
+    Raises:
+      CheckpointError: not readable, or with keys that such a checkpoint has not.
+    """
+    try:
+        return KINDS[head].to_ours(read_checkpoint(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} as a {head} checkpoint: {error}") from None
