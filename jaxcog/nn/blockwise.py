@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,12 +49,9 @@ def _products(query: jax.Array, key: jax.Array, scale: float) -> jax.Array:
     return scale * jnp.einsum("bnd,bmd->bnm", query, key, preferred_element_type=wide)
 
 
-def _varying(tree: Any, *arrays: jax.Array) -> Any:
-    """`tree` marked as varying over the devices over which `arrays` do: a loop's carry in shard_map."""
-    axes = frozenset().union(*(jax.typeof(x).vma for x in arrays))
-    return (
-        jax.tree.map(lambda x: jax.lax.pcast(x, tuple(axes), to="varying"), tree) if axes else tree
-    )
+def _zero(*arrays: jax.Array) -> jax.Array:
+    """0 that varies over devices where the arrays do, which shard_map asks of a loop's carry."""
+    return sum(jnp.sum(x[:, :0]) for x in arrays)
 
 
 def _blocks(x: jax.Array, block: int) -> jax.Array:
@@ -91,13 +87,13 @@ def _forward(
         return (new_top, total, out * shrink[..., None] + part), None
 
     wide = jnp.promote_types(query.dtype, jnp.float32)
+    zero = _zero(query, key, value).astype(wide)
     start = (
-        jnp.full((batch, n), _FLOOR, wide),
-        jnp.zeros((batch, n), wide),
-        jnp.zeros((batch, n, value.shape[-1]), wide),
+        jnp.full((batch, n), _FLOOR, wide) + zero,
+        jnp.zeros((batch, n), wide) + zero,
+        jnp.zeros((batch, n, value.shape[-1]), wide) + zero,
     )
     items = (jnp.arange(keys.shape[0]), keys, values)
-    start = _varying(start, query, key, value)
     (top, total, out), _ = jax.lax.scan(step, start, items)
     return (out / total[..., None]).astype(value.dtype), top + jnp.log(total)
 
@@ -128,7 +124,7 @@ def _vjp_backward(scale, block, saved, cotangent):
         return d_query, (jnp.einsum("bnm,bnd->bmd", d_scores, query32), d_value)
 
     items = (jnp.arange(keys.shape[0]), keys, values)
-    start = _varying(jnp.zeros(query.shape, query32.dtype), query, key, value)
+    start = jnp.zeros_like(query32) + _zero(query, key, value).astype(query32.dtype)
     d_query, (d_keys, d_values) = jax.lax.scan(step, start, items)
 
     def whole(blocks: jax.Array, like: jax.Array) -> jax.Array:
