@@ -15,11 +15,12 @@ import jax
 import pytest
 
 jax.config.update("jax_default_matmul_precision", "highest")
-# Runs that resume, and configs that share a program, compile it once; JAX_COMPILATION_CACHE_DIR
-# keeps what was compiled for the next session too.
-_CACHE = tempfile.TemporaryDirectory(prefix="jaxcog-tests-")
-if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+# Runs that resume, and configs that share a program, compile it once, in whatever process of the
+# session. JAX_COMPILATION_CACHE_DIR keeps what was compiled for the next session too.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="jaxcog-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
