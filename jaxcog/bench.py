@@ -171,6 +171,9 @@ def _input_pipeline(program: Program, splits: Splits, steps: int) -> tuple[list[
     # The pipeline may run past the end of a short run: a batch is a function of its step alone.
     longer = dataclasses.replace(program.setting, steps=_WARM_UP + _MAX_BATCHES)
     batches = start.batches(dataclasses.replace(program, setting=longer), splits, 0, Silent())
+    if callable(batches):
+        state = program.init(program.root_key())
+        batches = batches(lambda: state)
     try:
         held = list(islice(batches, _WARM_UP))
         began = time.perf_counter()

@@ -14,7 +14,6 @@ import numpy as np
 from jaxcog import experiments
 from jaxcog.claim import AtLeast, Claim, Margin
 from jaxcog.config import Experiment, override, to_json
-from jaxcog.data import samples
 from jaxcog.errors import ConfigError
 from jaxcog.show import Figure, Table
 from jaxcog.training import evaluation, loop, start
@@ -187,7 +186,7 @@ def _final_metrics(
     metrics, results = evaluation.evaluate(program, state, splits)
     if not with_figures:
         return metrics, []
-    seen = samples.of_splits(splits)
+    seen = evaluation.examples(program, state, splits)
     return metrics, program.task.figures(state, seen, results)
 
 

@@ -12,13 +12,13 @@ import jax
 
 from jaxcog import report
 from jaxcog.config import Experiment, to_json
-from jaxcog.data import inputs, samples
+from jaxcog.data import inputs
 from jaxcog.data.types import Splits
 from jaxcog.errors import CheckpointError, ConfigError
 from jaxcog.interop import importer, read
 from jaxcog.show import Figure, Table
 from jaxcog.task import State
-from jaxcog.training import checkpoint, evaluation, loop, sharding, start
+from jaxcog.training import checkpoint, evaluation, experience, loop, sharding, start
 from jaxcog.training.checkpoint import Checkpoints
 from jaxcog.training.profile import Profile
 from jaxcog.training.program import Program, assemble
@@ -65,7 +65,7 @@ def train(
 def write_report(outcome: loop.Outcome, workdir: Path, name: str, table: Table) -> None:
     """report.html of a finished run. Every process computes the figures; the first one writes."""
     program = outcome.program
-    shown = samples.of_splits(outcome.splits)
+    shown = evaluation.examples(program, outcome.state, outcome.splits)
     figures = program.task.figures(outcome.state, shown, outcome.results)
     if jax.process_index() != 0:
         return
@@ -164,9 +164,23 @@ def predict(restored: Restored, paths: Sequence[Path], out: Path) -> list[Path]:
     if task.predict is None:
         raise ConfigError(f"{restored.name} has no prediction from files; use `jaxcog eval`")
     values, names = inputs.read_inputs(task.reads, paths)
+    if task.act is not None:
+        values, names = _played(restored, values)
     figures: list[Figure] = task.predict(restored.state, values, names)
     out.mkdir(parents=True, exist_ok=True)
     return report.save_figures(figures, out)
+
+
+def _played(restored: Restored, files: Sequence[Sequence[int]]) -> tuple[list[Any], list[str]]:
+    """(an episode in each level that the files name, what to call it)."""
+    splits = restored.program.experiment.data.load()
+    source = next(iter(splits.evaluation.values()))
+    levels = [level for file in files for level in file]
+    episodes = [
+        experience.recorded(restored.program, restored.state, source, level=level)
+        for level in levels
+    ]
+    return episodes, [f"level {level}" for level in levels]
 
 
 def import_torch(

@@ -12,6 +12,8 @@ nothing else about a paper. How other shapes of learning fit, without another lo
 * Several stages: several configs; a later one names the checkpoint that it starts from
   (`train.start_from`).
 * Labelled and unlabelled data: two named streams, so a batch is {"labelled": {...}, ...}.
+* Reinforcement learning: `act` chooses actions; the data is an Experience (jaxcog.data.types), and
+  a batch is what the environments brought since the last update, one segment an environment.
 """
 
 from __future__ import annotations
@@ -101,12 +103,16 @@ class Task:
     batch_partition: name -> PartitionSpec where a batch entry is split over more than its first
       axis (the `space` axis); all others are split over ("data", "fsdp").
     figures(state, samples, results) -> what the report shows. `samples`: {split: dict of NumPy
-      arrays, the first few hundred evaluation examples}; `results`: the merged metric states of
+      arrays, the first few hundred evaluation examples, or one episode}; `results`: the merged metric states of
       the last evaluation.
     predict(state, inputs, names) -> figures for `jaxcog predict`; `inputs` are what jaxcog.data
       read from the files called `names`, by `reads`. None: this task predicts nothing.
     reads: kind of `predict`'s inputs: "images" (uint8 [H, W, 3] each), or another reader of
       jaxcog.data.inputs.
+    act(state, observation, key, train) -> {"action": int32 [E], ...} where the data is an
+      Experience: observation is name -> [E, ...]; what else is returned ([E, ...]: values,
+      probabilities) goes into the batch beside it. `key` is the step's own; `train` is static.
+      `predict` then gets the episodes that it played (see jaxcog.training.experience.recorded).
     import_names: the room's `torch_names` table (see jaxcog.interop), or several, of which the one
       that knows the most keys is taken; None where there is none.
     import_parts: the entries of the State that an official checkpoint holds.
@@ -125,5 +131,6 @@ class Task:
     figures: Callable[[State, Mapping[str, Any], Mapping[str, Any]], list[Figure]] = _no_figures
     predict: Callable[[State, Sequence[Any], Sequence[str]], list[Figure]] | None = None
     reads: str = "images"
+    act: Callable[[State, Batch, Key, bool], dict[str, jax.Array]] | None = None
     import_names: Any = None
     import_parts: tuple[str, ...] = ("params", "batch_stats")

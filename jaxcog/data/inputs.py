@@ -20,8 +20,17 @@ def _image(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+def _levels(path: Path) -> list[int]:
+    """The numbers of levels in a text file, separated by blanks, commas or lines."""
+    levels = [int(word) for word in path.read_text().replace(",", " ").split()]
+    if not levels or min(levels) < 0:
+        raise ValueError("level numbers, 0 or larger, such as: 3 17 500")
+    return levels
+
+
 _READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "images": (IMAGE_SUFFIXES, _image),
+    "levels": ((".txt",), _levels),
 }
 
 

@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 
 from jaxcog.data.samplers import Recent, Uniform
-from jaxcog.data.types import BadRecord, Record, Sampler, Source, Splits, Stream
+from jaxcog.data.types import (
+    BadRecord,
+    Experience,
+    Record,
+    Sampler,
+    Source,
+    Splits,
+    Stream,
+)
 from jaxcog.errors import CheckpointError, DataError
 
 VERSION = 1
@@ -33,7 +41,7 @@ _CANDIDATES = 64
 _INLINE_BYTES = 1 << 20
 
 OnBad = Callable[[str, str], None]
-Train = Splits | Stream | Mapping[str, Stream]
+Train = Splits | Stream | Mapping[str, Stream] | Experience
 Rows = np.ndarray | slice | None
 
 
@@ -150,7 +158,12 @@ def make_sampler(name: str, stream: Stream, *, batch_size: int, seed: int) -> Sa
 
 
 def steps_per_epoch(train: Train, batch_size: int, seed: int) -> int:
-    """Updates until the longest stream has been read once; shorter ones start again meanwhile."""
+    """Updates until the longest stream has been read once; shorter ones start again meanwhile.
+
+    One for an Experience, which has no end.
+    """
+    if isinstance(_streams(train), Experience):
+        return 1
     return max(
         make_sampler(name, stream, batch_size=batch_size, seed=seed).steps_per_epoch
         for name, stream in _named(train).items()
@@ -159,7 +172,11 @@ def steps_per_epoch(train: Train, batch_size: int, seed: int) -> int:
 
 def fingerprint(train: Train, *, seed: int, batch_size: int) -> dict[str, Any]:
     """What decides the order of the data, as plain JSON values; stored in every checkpoint."""
-    examples = {name: len(stream.source) for name, stream in _named(train).items()}
+    streams = _streams(train)
+    if isinstance(streams, Experience):
+        examples = {"horizon": streams.horizon}
+    else:
+        examples = {name: len(stream.source) for name, stream in _named(train).items()}
     return {"version": VERSION, "seed": seed, "examples": examples, "batch_size": batch_size}
 
 
@@ -455,7 +472,7 @@ def _mark_flags_parsed() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def _streams(train: Train) -> Stream | Mapping[str, Stream]:
+def _streams(train: Train) -> Stream | Mapping[str, Stream] | Experience:
     return train.train if isinstance(train, Splits) else train
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxcog.data import pipeline
-from jaxcog.data.types import Record, Source, Splits, Stream
+from jaxcog.data.types import Record, Source, Stream
 
 SHOWN = 400
 """Examples of each evaluation split that a report gets to see."""
@@ -27,11 +27,6 @@ class _Chosen:
 
     def name_of(self, index: int) -> str:
         return self.source.name_of(int(self.rows[index]))
-
-
-def of_splits(splits: Splits) -> dict[str, dict[str, Any]]:
-    """The first examples of every evaluation split, as `Task.figures` wants them."""
-    return {name: sample_arrays(stream, SHOWN) for name, stream in splits.evaluation.items()}
 
 
 def sample_arrays(stream: Stream, n: int, *, spread: bool = False) -> dict[str, Any]:

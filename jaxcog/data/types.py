@@ -74,17 +74,83 @@ class Stream:
 
 
 @dataclasses.dataclass(frozen=True)
+class Transition:
+    """What one step of all environments brought.
+
+    observation: name -> [E, ...], what is seen next; of a new episode where `done`.
+    reward: float32 [E]. done: bool [E], whether the step ended an episode.
+    """
+
+    observation: Record
+    reward: np.ndarray
+    done: np.ndarray
+
+
+class Environments(Protocol):
+    """E environments side by side, on the host; an episode that ended begins anew by itself."""
+
+    def reset(self) -> Record:
+        """The first observation of each environment: name -> [E, ...]."""
+        ...
+
+    def step(self, actions: np.ndarray) -> Transition:
+        """One step of each environment; `actions` is int32 [E]."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class MakeEnvironments(Protocol):
+    """Makes one environment for each seed; all that happens in it follows from seed and actions.
+
+    level: the one that all of them always play; None: many, as the split has them.
+    """
+
+    def __call__(self, seeds: np.ndarray, level: int | None = None) -> Environments: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Experience:
+    """Training data that depends on the State: environments in which the task's `act` acts.
+
+    Before each update the loop lets `train.batch_size` environments take `horizon` steps with the
+    current State. One example of the batch is one environment's segment, by time t:
+
+    * each entry of the observation, "reward", "done" (the step ended an episode) and "return" (the
+      sum of the rewards of the episode up to this step): [horizon, ...];
+    * each entry that `act` returns, "action" among them: [horizon + 1, ...]; the last one belongs
+      to the observation behind the segment, which the next segment begins with.
+
+    `DataInfo.element` says so in advance. In evaluation every environment plays one episode, and
+    an example is {"return", "length"} of that episode. An epoch is one update.
+
+    The environments are no part of a checkpoint. They begin anew, with new seeds, at every update
+    at which `train.checkpoint_every` is due, whether a run stops there or not: so a run that goes
+    on from such a checkpoint is the run that never stopped. After a stop anywhere else (a signal)
+    they begin anew there, and the run goes on with other episodes.
+
+    horizon: steps of each environment per update.
+    episodes: how many an evaluation plays. limit: steps after which each has surely ended.
+    """
+
+    make: MakeEnvironments
+    horizon: int
+    episodes: int = 100
+    limit: int = 1000
+
+
+@dataclasses.dataclass(frozen=True)
 class Splits:
     """A dataset ready for a run.
 
-    train: one Stream, or several by name (the batch is then {"name": {...}}).
+    train: one Stream, or several by name (the batch is then {"name": {...}}), or an Experience.
     evaluation: split name -> Stream; read in order, once, padded and masked. Its transform must
-      not use the generator.
+      not use the generator. Or an Experience.
     info: see DataInfo; `info.num_examples` is the number of examples really there.
     """
 
-    train: Stream | Mapping[str, Stream]
-    evaluation: Mapping[str, Stream]
+    train: Stream | Mapping[str, Stream] | Experience
+    evaluation: Mapping[str, Stream | Experience]
     info: DataInfo
     epoch_stream: str | None = None  # of several streams, the one that counts the epochs
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
-from jaxcog.data import pipeline
-from jaxcog.data.types import Splits, Stream
+from jaxcog.data import pipeline, samples
+from jaxcog.data.types import Experience, Splits, Stream
 from jaxcog.metrics.state import merge
 from jaxcog.task import State
-from jaxcog.training import sharding
+from jaxcog.training import experience, sharding
 from jaxcog.training.program import Program, evaluation_batch
 
 
@@ -37,13 +37,11 @@ def evaluate(
 
 
 def _evaluate_split(
-    program: Program, state: State, stream: Stream, on_batch: Callable[[], None]
+    program: Program, state: State, stream: Stream | Experience, on_batch: Callable[[], None]
 ) -> Any:
-    size = evaluation_batch(program.experiment, program.mesh)
-    rows = sharding.local_rows(program.eval_shardings["mask"], (size,))
     total = None
     pending = None
-    for batch in pipeline.eval_batches(stream, batch_size=size, rows=rows):
+    for batch in _batches(program, state, stream):
         arrays = {name: batch.arrays[name] for name in program.eval_struct}
         placed = sharding.place(arrays, program.eval_shardings, program.eval_struct)
         states = program.eval_step(state, placed)
@@ -54,11 +52,31 @@ def _evaluate_split(
     return _merge(total, pending)
 
 
+def _batches(
+    program: Program, state: State, stream: Stream | Experience
+) -> Iterator[pipeline.LocalBatch]:
+    if isinstance(stream, Experience):
+        return experience.episodes(program, state, stream)
+    size = evaluation_batch(program.experiment, program.mesh)
+    rows = sharding.local_rows(program.eval_shardings["mask"], (size,))
+    return pipeline.eval_batches(stream, batch_size=size, rows=rows)
+
+
 def _merge(total: Any, states: Any) -> Any:
     if states is None:
         return total
     states = jax.device_get(states)
     return states if total is None else merge(total, states)
+
+
+def examples(program: Program, state: State, splits: Splits) -> dict[str, dict[str, Any]]:
+    """What `Task.figures` gets to see: a split's first examples, or an episode played in it."""
+    return {
+        name: experience.recorded(program, state, stream)
+        if isinstance(stream, Experience)
+        else samples.sample_arrays(stream, samples.SHOWN)
+        for name, stream in splits.evaluation.items()
+    }
 
 
 def headline_of(program: Program, metrics: Mapping[str, float]) -> float:

@@ -6,13 +6,15 @@ What fits without touching this file:
   another `train_step` (see jaxcog.task). The loop only passes the State on.
 * Labelled and unlabelled data, or any other mixture: named streams (see jaxcog.data.types).
 * Several stages: several configs; the later one sets `train.start_from`.
+* Data that depends on the state (reinforcement learning): an Experience (see jaxcog.data.types).
 
 From the command line to the gradient: cli.train -> loop.train -> task.train_step -> the loss.
 
 What is promised: the state after update s is a function of the experiment alone, however often the
 run was stopped or killed in between (bitwise on the same mesh, to rounding on another); every
 step's metrics are on disk before any checkpoint of that step; no host work stands between two
-updates but placing the next batch.
+updates but placing the next batch. (Environments act between updates, and begin anew after a stop
+that is no regular checkpoint: see Experience.)
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 
-from jaxcog.config import Experiment, steps
+from jaxcog.config import Experiment
 from jaxcog.data import pipeline
 from jaxcog.data.types import Splits
 from jaxcog.errors import UserError
@@ -71,7 +73,7 @@ class Outcome:
 def updates(
     program: Program,
     state: State,
-    batches: Iterable[pipeline.LocalBatch],
+    batches: start.Batches,
     key: jax.Array,
     log: StepLog,
     watchdog: Watchdog | None = None,
@@ -80,6 +82,8 @@ def updates(
 
     The yielded state is donated to the next update: do not keep it.
     """
+    if callable(batches):
+        batches = batches(lambda: state)
     for batch in batches:
         arrays = sharding.place(batch.arrays, program.batch_shardings, program.batch_struct)
         state, scalars = program.train_step(state, arrays, key)
@@ -184,8 +188,9 @@ class _Session:
         if self.meta["finished"] or self.step >= total:
             self._evaluate(watchdog)
             return "finished"
-        evaluate_every = self._every(self.program.experiment.train.evaluate_every)
-        checkpoint_every = self._every(self.program.experiment.train.checkpoint_every)
+        train = self.program.experiment.train
+        evaluate_every = start.every(self.program, train.evaluate_every)
+        checkpoint_every = start.every(self.program, train.checkpoint_every)
         self.program, seconds = self.program.compiled()
         self.reporter.say(f"compiled in {seconds:.1f} s; {memory_line(self.program.train_step)}")
         self.reporter.start(self.step, total)
@@ -210,13 +215,6 @@ class _Session:
                 self._save(finished=False)
                 return "stopped"
         return "finished"
-
-    def _every(self, duration: str) -> int:
-        setting = self.program.setting
-        count = steps(
-            duration, steps_per_epoch=setting.steps_per_epoch, batch_size=setting.batch_size
-        )
-        return max(count, 1)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.started

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcog import rng
 from jaxcog.config import Experiment, steps
 from jaxcog.errors import ConfigError
 from jaxcog.task import DataInfo, Setting, Task
@@ -23,6 +24,8 @@ class Program:
       float32 vector in the order of `scalar_names`, so that reading a step's metrics is one copy.
     eval_step(state, batch) -> metric states, replicated.
     init(key) -> State, every array created in its place.
+    act(state, observation, key, count, train) -> what `Task.act` returns, split as a batch; `count`
+      (int32) is the number of the step in the run, `train` is static. None where the task has none.
     """
 
     experiment: Experiment
@@ -39,6 +42,7 @@ class Program:
     init: Any
     train_step: Any
     eval_step: Any
+    act: Any = None
 
     def root_key(self, seed: int | None = None) -> jax.Array:
         """The run's root key on the mesh; all randomness derives from it."""
@@ -81,14 +85,15 @@ def assemble(
 
     Args:
       info: of the data, loaded or described.
-      steps_per_epoch: by the data's sampler; None: examples // batch size.
+      steps_per_epoch: by the data's sampler; None: as in info.facts, or examples // batch size.
       shares: batch share of each named stream (see `Stream`); None: as in info.facts["shares"].
 
     Raises:
       ConfigError: the batch does not divide over the mesh, or the task does not fit the data.
     """
     train = experiment.train
-    per_epoch = steps_per_epoch or info.num_examples // train.batch_size
+    known = steps_per_epoch or info.facts.get("steps_per_epoch")
+    per_epoch = known or info.num_examples // train.batch_size
     if per_epoch < 1:
         raise ConfigError(
             f"train.batch_size={train.batch_size} is larger than the training split of "
@@ -154,4 +159,21 @@ def assemble(
             in_shardings=(state_shardings, eval_shardings),
             out_shardings=replicated,
         ),
+        act=_act(task, state_shardings, mesh),
+    )
+
+
+def _act(task: Task, state_shardings: Any, mesh: Any) -> Any:
+    if task.act is None:
+        return None
+
+    def act(state: Any, observation: Any, key: jax.Array, count: Any, train: bool) -> Any:
+        return task.act(state, observation, rng.stream(key, "act", count), train)
+
+    split, whole = sharding.batch_rows(mesh), sharding.replicated(mesh)
+    return jax.jit(
+        act,
+        static_argnums=4,
+        in_shardings=(state_shardings, split, whole, whole),
+        out_shardings=split,
     )

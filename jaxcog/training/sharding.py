@@ -70,6 +70,11 @@ def replicated(mesh: AnyMesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def batch_rows(mesh: AnyMesh) -> NamedSharding:
+    """Rows (the first axis) over data and fsdp, as those of a batch."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
 def batch_struct(
     element: Mapping[str, Any], batch_size: int, shares: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
@@ -207,6 +212,14 @@ def _place_one(
         return local[(slice(first, first + stop - start), *index[1:])]
 
     return jax.make_array_from_callback(shape, sharding, part)
+
+
+def held(array: jax.Array) -> np.ndarray:
+    """This process's rows of a global array split over its first axis; the inverse of `place`."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(parts[first]) for first in sorted(parts)])
 
 
 class _Parameters:

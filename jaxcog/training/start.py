@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxcog.config import Experiment
+from jaxcog.config import Experiment, steps
 from jaxcog.data import pipeline
-from jaxcog.data.types import Splits, Stream
+from jaxcog.data.types import Experience, Splits
 from jaxcog.errors import CheckpointError, ConfigError
 from jaxcog.task import State
-from jaxcog.training import checkpoint, sharding
+from jaxcog.training import checkpoint, experience, sharding
 from jaxcog.training.checkpoint import Checkpoints
 from jaxcog.training.program import Program, assemble
 from jaxcog.training.progress import Reporter
@@ -34,7 +35,7 @@ class Begun:
 
 def shares_of(splits: Splits) -> dict[str, int]:
     """Batch share of each named stream; empty for a single one."""
-    if isinstance(splits.train, Stream):
+    if not isinstance(splits.train, Mapping):
         return {}
     return {name: stream.batch_share for name, stream in splits.train.items()}
 
@@ -169,11 +170,26 @@ def _is_weight(name: str) -> bool:
     return name.startswith(("params/", "batch_stats/", "ema/"))
 
 
-def batches(
-    program: Program, splits: Splits, start_step: int, reporter: Reporter
-) -> Iterator[pipeline.LocalBatch]:
+Batches = (
+    Iterator[pipeline.LocalBatch] | Callable[[Callable[[], State]], Iterator[pipeline.LocalBatch]]
+)
+"""One batch an update; or, where a batch depends on the state before its update, a function that
+makes them, given a function that returns the newest state."""
+
+
+def every(program: Program, duration: str) -> int:
+    """Updates between two events of a run, at least one."""
+    setting = program.setting
+    sizes = {"steps_per_epoch": setting.steps_per_epoch, "batch_size": setting.batch_size}
+    return max(steps(duration, **sizes), 1)
+
+
+def batches(program: Program, splits: Splits, start_step: int, reporter: Reporter) -> Batches:
     """This process's part of every batch from `start_step` to the end of the run."""
     train = program.experiment.train
+    if isinstance(splits.train, Experience):
+        restart = every(program, train.checkpoint_every)
+        return partial(experience.rollouts, program, splits.train, start_step, restart)
 
     def rows(shardings: Any, structs: Any) -> Any:
         first = next(iter(structs))
