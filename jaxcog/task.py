@@ -103,8 +103,8 @@ class Task:
     batch_partition: name -> PartitionSpec where a batch entry is split over more than its first
       axis (the `space` axis); all others are split over ("data", "fsdp").
     figures(state, samples, results) -> what the report shows. `samples`: {split: dict of NumPy
-      arrays, the first few hundred evaluation examples, or one episode}; `results`: the merged metric states of
-      the last evaluation.
+      arrays, the first few hundred evaluation examples, or one episode}; `results`: the merged
+      metric states of the last evaluation.
     predict(state, inputs, names) -> figures for `jaxcog predict`; `inputs` are what jaxcog.data
       read from the files called `names`, by `reads`. None: this task predicts nothing.
     reads: kind of `predict`'s inputs: "images" (uint8 [H, W, 3] each), or another reader of
