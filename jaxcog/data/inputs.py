@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,38 @@ def _levels(path: Path) -> list[int]:
     return levels
 
 
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+    """An image that is decoded when it is asked for: `np.asarray(file)` is uint8 [H, W, 3].
+
+    Galleries of any size are read through these. An unreadable file raises DataError then.
+    """
+
+    path: Path
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        try:
+            return _image(self.path).astype(dtype or np.uint8, copy=False)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise _unreadable(self.path, "images", error) from error
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read as one of {kind} ({error}): repair it or leave it out")
+
+
+def _image_or_arrays(path: Path) -> ImageFile | dict[str, np.ndarray]:
+    """A .npz archive as its arrays (an index), any other file as an ImageFile."""
+    if path.suffix.lower() != ".npz":
+        return ImageFile(path)
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
 _READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "images": (IMAGE_SUFFIXES, _image),
     "levels": ((".txt",), _levels),
+    "images and indexes": ((*IMAGE_SUFFIXES, ".npz"), _image_or_arrays),
 }
 
 
@@ -56,8 +87,6 @@ def read_inputs(kind: str, paths: Sequence[Path]) -> tuple[list[Any], list[str]]
     for path in files:
         try:
             values.append(read(path))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(
-                f"{path} cannot be read as one of {kind} ({error}): repair it or leave it out"
-            ) from error
+        except (OSError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
+            raise _unreadable(path, kind, error) from error
     return values, [str(path) for path in files]

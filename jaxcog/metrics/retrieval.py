@@ -62,6 +62,7 @@ def mean_average_precision(
     at: int | None = None,
     ties: Ties = "stable",
     key: jax.Array | None = None,
+    order: np.ndarray | None = None,
 ) -> float:
     """mAP@R: the mean over all queries of AP among the nearest `at` items (None: all).
 
@@ -71,7 +72,12 @@ def mean_average_precision(
       distances: [Q, N].
       relevant: bool [Q, N].
       ties: "stable", "random" (see `rank`) or "expected", the exact mean over all orders of ties.
+      order: int [Q, >= R], a ranking made elsewhere, which is measured instead: official codes rank
+        by torch.topk, which leaves the order of ties open.
     """
+    if order is not None:
+        ranked = order[:, :at]
+        return float(np.mean(average_precision(np.take_along_axis(relevant, ranked, axis=1))))
     if distances.shape != relevant.shape:
         raise ValueError(f"distances {distances.shape} and relevant {relevant.shape} differ")
     if ties == "expected":
@@ -80,8 +86,8 @@ def mean_average_precision(
             for d, r in zip(distances, np.asarray(relevant, bool), strict=True)
         ]
         return float(np.mean(values))
-    order = rank(distances, ties=ties, key=key)[:, :at]
-    return float(np.mean(average_precision(np.take_along_axis(relevant, order, axis=1))))
+    ranked = rank(distances, ties=ties, key=key)[:, :at]
+    return float(np.mean(average_precision(np.take_along_axis(relevant, ranked, axis=1))))
 
 
 def _tie_groups(distances: np.ndarray, relevant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

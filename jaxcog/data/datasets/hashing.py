@@ -97,6 +97,13 @@ def _read_lists(recipe: Recipe, raw: Path, single: bool) -> Listing:
     present = np.bincount(train[:, 0]) if width == 1 else train.sum(0)
     if (present == 0).any():
         raise recipe.expected(f"{raw / 'train.txt'}: class {int(np.argmin(present))} has no image")
+    for split, (names, labels) in lists.items():
+        beyond = np.flatnonzero(labels[:, 0] >= len(present)) if width == 1 else ()
+        if len(beyond):
+            raise recipe.expected(
+                f"{raw / _LISTS[split]}: {names[beyond[0]]} has the label {labels[beyond[0], 0]}, "
+                f"train.txt has the classes 0 to {len(present) - 1}"
+            )
     shape = () if single or width == 1 else (width,)
     features = {"image": "image", "label": (shape, np.uint8 if shape else np.int32)}
     names = [f"class {i}" for i in range(len(present))]

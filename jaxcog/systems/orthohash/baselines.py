@@ -6,16 +6,89 @@ Hyperparameter defaults are those of the authors' framework (FIRe).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxcog.systems.orthohash.losses import quantization_error
 
+BaselineName = Literal[
+    "cross_entropy", "bihalf", "greedyhash", "jmlh", "dpn", "csq", "hashnet", "dtsh"
+]
+CLASSIFIED = ("cross_entropy", "bihalf", "greedyhash", "jmlh")
+"""Losses with a linear classifier on the codes, which is trained with the network."""
+TARGETED = ("dpn", "csq")
+"""Losses that pull codes towards a codebook; the others know only pairs."""
+
+
+def baseline_loss(
+    name: BaselineName,
+    codes: jax.Array,
+    labels: jax.Array,
+    *,
+    codebook: jax.Array,
+    classify: Callable[[jax.Array], jax.Array],
+    key: jax.Array | None = None,
+    step: jax.Array | int = 0,
+) -> jax.Array:
+    """The loss called `name`, with its published hyperparameters, of codes [B, K]; a scalar.
+
+    Args:
+      codebook: [C, K] of +-1 (DPN, CSQ).
+      classify: codes [B, K] -> logits [B, C] (losses in CLASSIFIED).
+      key: draws the bits of JMLH.
+      step: update number, by which HashNet's tanh grows steeper.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    match name:
+        case "cross_entropy":
+            return classification_loss(classify(codes), labels)
+        case "bihalf":
+            return bihalf_loss(classify(balanced_sign(codes)), codes, labels)
+        case "greedyhash":
+            return greedyhash_loss(classify(straight_through_sign(codes)), codes, labels)
+        case "jmlh":
+            logits = classify(stochastic_sign(codes, key))
+            return jmlh_loss(logits, jax.nn.sigmoid(codes), labels)
+        case "dpn":
+            return dpn_loss(codes, codebook, labels)
+        case "csq":
+            return csq_loss(codes, codebook, labels)
+        case "hashnet":
+            steep = hashnet_steepness(step)
+            return hashnet_loss(codes, labels, beta=steep, alpha=10 / codes.shape[1])
+        case "dtsh":
+            return dtsh_loss(codes, labels)
+    raise ValueError(f'baseline_loss: no loss "{name}"')
+
 
 def straight_through_sign(codes: jax.Array) -> jax.Array:
     """Sign of the codes forward, identity backward (GreedyHash, Su et al. 2018)."""
-    return codes + jax.lax.stop_gradient(jnp.sign(codes) - codes)
+    return _straight_through(jnp.sign(codes), codes)
+
+
+def stochastic_sign(codes: jax.Array, key: jax.Array) -> jax.Array:
+    """+1 with probability sigmoid(v), else -1; backward as its mean 2 sigmoid(v) - 1 (JMLH)."""
+    mean = 2 * jax.nn.sigmoid(codes) - 1
+    bits = jnp.where(jax.random.bernoulli(key, (mean + 1) / 2), 1.0, -1.0)
+    return _straight_through(bits, mean)
+
+
+def balanced_sign(codes: jax.Array) -> jax.Array:
+    """+1 for the larger half of the batch at each bit, else -1; identity backward (Bi-half)."""
+    rank = jnp.argsort(jnp.argsort(codes, axis=0), axis=0)
+    bits = jnp.where(2 * rank >= codes.shape[0], 1.0, -1.0)
+    return _straight_through(bits, codes)
+
+
+def _straight_through(forward: jax.Array, backward: jax.Array) -> jax.Array:
+    """Exactly `forward`, with the gradient of `backward`."""
+    return jax.lax.stop_gradient(forward) + (backward - jax.lax.stop_gradient(backward))
 
 
 def classification_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -26,6 +99,19 @@ def classification_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     if labels.ndim == 1:
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
     return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype)))
+
+
+def bihalf_loss(
+    logits: jax.Array, codes: jax.Array, labels: jax.Array, *, gamma: float = 6.0
+) -> jax.Array:
+    """Bi-half (Li and van Gemert, AAAI 2021): classification, codes pulled to their balanced bits.
+
+    logits: [B, C] of a classifier that sees `balanced_sign(codes)`. The second term has the
+    gradient gamma (v - b) / (B K), which is what the paper's layer adds in its backward pass.
+    """
+    bits = jax.lax.stop_gradient(balanced_sign(codes))
+    pull = jnp.mean(jnp.square(codes - bits))
+    return classification_loss(logits, labels) + 0.5 * gamma * pull
 
 
 def greedyhash_loss(
@@ -114,12 +200,22 @@ def _similar(labels: jax.Array) -> jax.Array:
     return labels.astype(jnp.float32) @ labels.astype(jnp.float32).T > 0
 
 
+def hashnet_steepness(step: jax.Array | int) -> jax.Array:
+    """beta of HashNet's tanh(beta v) in update `step`: sqrt(1 + 0.005 step), every 200 updates."""
+    return jnp.sqrt(1 + 0.005 * 200 * (step // 200))
+
+
 def hashnet_loss(
-    codes: jax.Array, labels: jax.Array, *, beta: float = 1.0, alpha: float = 1.0
+    codes: jax.Array,
+    labels: jax.Array,
+    *,
+    beta: jax.Array | float = 1.0,
+    alpha: float = 1.0,
 ) -> jax.Array:
     """HashNet (Cao et al., ICCV 2017): weighted pairwise likelihood of h = tanh(beta v).
 
-    Similar and dissimilar pairs weigh the same in total. `beta` grows in training (continuation).
+    Similar and dissimilar pairs weigh the same in total. `beta` grows in training (continuation,
+    see `hashnet_steepness`); `alpha`, of the pairs' sigmoid, is 10 / K in the official code.
     """
     h = jnp.tanh(beta * codes)
     similar = _similar(labels)

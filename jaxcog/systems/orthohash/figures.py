@@ -1,20 +1,16 @@
-"""What the report and `jaxcog predict` show of a hashing network."""
+"""What the report shows of a hashing network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxcog.errors import DataError
 from jaxcog.show import Figure, Gallery, Histogram, Picture
 from jaxcog.systems.orthohash.judging import Protocol, retrieval_rows
 from jaxcog.systems.orthohash.retrieval import (
     host_hamming_distance,
-    pack_bits,
     rank_statistics,
     share_label,
 )
@@ -22,10 +18,6 @@ from jaxcog.task import DataInfo, State
 
 _QUERIES = 8
 _NEIGHBOURS = 8
-_CHUNK = 32  # images that are encoded at once
-
-Encode = Callable[[State, Any], jax.Array]
-"""(state, normalised images [B, H, W, C]) -> continuous codes [B, K]."""
 
 
 def report(
@@ -102,73 +94,16 @@ def _neighbours(
     return Gallery("Nearest neighbours", rows, note)
 
 
-def prediction(
-    data: DataInfo, encode: Encode, shape: tuple[int, ...]
-) -> Callable[[State, Sequence[np.ndarray], Sequence[str]], list[Figure]]:
-    """The `predict` of a Task: every image as query against all others, nearest first."""
-
-    def predict(state: State, images: Sequence[np.ndarray], names: Sequence[str]) -> list[Figure]:
-        if len(images) < 2:
-            raise DataError(
-                f"retrieval orders images by their distance to each other, and got {len(images)}: "
-                "name at least two, or a folder of them"
-            )
-        ready = _normalise(data, np.stack([fit(image, shape) for image in images]))
-        codes = _encode(encode, state, ready)
-        words = np.asarray(jax.jit(pack_bits)(codes))
-        distances = host_hamming_distance(words, words)
-        rows = []
-        for q, name in enumerate(names):
-            order = [i for i in np.argsort(distances[q], kind="stable") if i != q]
-            pictures = [Picture(images[q], "query")]
-            pictures += [Picture(images[i], f"{names[i]}, {distances[q, i]} bits") for i in order]
-            rows.append((name, pictures))
-        note = f"All images by the number of different bits, of {codes.shape[1]}, from the first."
-        return [Gallery("Retrieval", rows, note)]
-
-    return predict
-
-
-def fit(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 [h, w, 3] -> float32 `shape` [H, W, 3 or 1] in [0, 1].
-
-    Resized until it just covers H x W with its aspect kept (bilinear, antialiased), then cropped
-    in the centre; grey by the mean of the colours where the network reads one channel.
-    """
-    height, width, channels = shape
-    factor = max(height / image.shape[0], width / image.shape[1])
-    h = max(height, round(image.shape[0] * factor))
-    w = max(width, round(image.shape[1] * factor))
-    pixels = jnp.asarray(image, jnp.float32) / 255
-    resized = jax.image.resize(pixels, (h, w, 3), "linear", antialias=True)
-    top, left = (h - height) // 2, (w - width) // 2
-    cropped = np.clip(resized[top : top + height, left : left + width], 0, 1)
-    return cropped if channels == 3 else cropped.mean(axis=-1, keepdims=True)
-
-
-def _encode(encode: Encode, state: State, images: np.ndarray) -> np.ndarray:
-    """Codes [N, K], in chunks of one size so that nothing is compiled twice."""
-    padding = -len(images) % _CHUNK
-    padded = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])
-    chunks = padded.reshape(-1, _CHUNK, *images.shape[1:])
-    return np.concatenate([encode(state, chunk) for chunk in chunks])[: len(images)]
-
-
-def _scale(data: DataInfo) -> tuple[np.ndarray, np.ndarray]:
+def scale_of(data: DataInfo) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation by which the data's images are normalised; those of ImageNet if unsaid."""
     mean = data.facts.get("mean", (0.485, 0.456, 0.406))
     std = data.facts.get("std", (0.229, 0.224, 0.225))
     return np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
 
-def _normalise(data: DataInfo, pixels: np.ndarray) -> np.ndarray:
-    mean, std = _scale(data)
-    return ((pixels - mean) / std).astype(np.float32)
-
-
 def _rgb(data: DataInfo, image: np.ndarray) -> np.ndarray:
     """A normalised image [H, W, C] as uint8 [H, W, 3]."""
-    mean, std = _scale(data)
+    mean, std = scale_of(data)
     pixels = np.clip(np.asarray(image, np.float32) * std + mean, 0, 1)
     rgb = np.round(255 * pixels).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(rgb, (*rgb.shape[:2], 3)))

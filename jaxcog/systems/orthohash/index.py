@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import jax
 import numpy as np
 
 from jaxcog.errors import DataError
+from jaxcog.systems.orthohash.retrieval import unpack_bits
 from jaxcog.systems.orthohash.search import hamming_topk
 
 _VERSION = 1
@@ -36,13 +39,14 @@ class HammingIndex:
     """Codes of a gallery.
 
     words: uint32 [N, ceil(K/32)] (see `pack_bits`). names: what item i is called.
-    made_by: `fingerprint` of the network whose codes these are.
+    made_by: `fingerprint` of the network whose codes these are. thumbnails: uint8 [N, h, w, 3].
     """
 
     words: np.ndarray
     num_bits: int
     made_by: str
     names: tuple[str, ...] = ()
+    thumbnails: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         wanted = -(-self.num_bits // 32)
@@ -53,6 +57,8 @@ class HammingIndex:
             )
         if self.names and len(self.names) != len(self.words):
             raise DataError(f"index: {len(self.names)} names for {len(self.words)} codes")
+        if self.thumbnails is not None and len(self.thumbnails) != len(self.words):
+            raise DataError(f"index: {len(self.thumbnails)} pictures for {len(self.words)} codes")
 
     def search(
         self, query: np.ndarray, k: int, *, num_bits: int, made_by: str
@@ -79,16 +85,47 @@ class HammingIndex:
         distances, indices = jax.jit(hamming_topk, static_argnums=2)(query, self.words, k)
         return np.asarray(distances), np.asarray(indices)
 
-    def save(self, path: Path | str) -> None:
-        """Writes one .npz file that `load` reads."""
+    def to_bytes(self) -> bytes:
+        """The content of a .npz file that `load` reads."""
+        more = {} if self.thumbnails is None else {"thumbnails": self.thumbnails}
+        out = io.BytesIO()
         np.savez_compressed(
-            path,
+            out,
             version=_VERSION,
             words=self.words,
             num_bits=self.num_bits,
             made_by=self.made_by,
             names=np.array(self.names, dtype=np.str_),
+            **more,
         )
+        return out.getvalue()
+
+    def save(self, path: Path | str) -> None:
+        """Writes one .npz file that `load` reads."""
+        Path(path).write_bytes(self.to_bytes())
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], what: str) -> HammingIndex:
+        """The index in the arrays of a .npz file, which messages call `what`.
+
+        Raises:
+          DataError: it is none of ours, or of another version.
+        """
+        try:
+            if int(arrays["version"]) != _VERSION:
+                raise DataError(
+                    f"{what}: index version {int(arrays['version'])}, this release reads "
+                    f"{_VERSION}: build the index again"
+                )
+            return cls(
+                arrays["words"],
+                int(arrays["num_bits"]),
+                str(arrays["made_by"]),
+                tuple(arrays["names"].tolist()),
+                arrays.get("thumbnails"),
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{what}: not an index file of this library ({error})") from error
 
     @classmethod
     def load(cls, path: Path | str) -> HammingIndex:
@@ -99,21 +136,15 @@ class HammingIndex:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                if int(file["version"]) != _VERSION:
-                    raise DataError(
-                        f"{path}: index version {int(file['version'])}, this release reads "
-                        f"{_VERSION}: build the index again"
-                    )
-                return cls(
-                    file["words"],
-                    int(file["num_bits"]),
-                    str(file["made_by"]),
-                    tuple(file["names"].tolist()),
-                )
+                return cls.from_arrays(dict(file), str(path))
         except FileNotFoundError as error:
             raise DataError(f"{path}: no such index file") from error
-        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: not an index file of this library ({error})") from error
+
+    def codes(self) -> np.ndarray:
+        """The codes as int8 [N, K] of +-1."""
+        return unpack_bits(self.words, self.num_bits)
 
     def faiss_bytes(self) -> bytes:
         """The content of a file that `faiss.read_index_binary` opens as an IndexBinaryFlat.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxcog.errors import DataError
-from jaxcog.metrics.retrieval import landmark_map, rank, revisited_map
+from jaxcog.metrics.retrieval import Ties, landmark_map, rank, revisited_map
 from jaxcog.systems.orthohash.retrieval import (
     host_hamming_distance,
     pack_on_host,
@@ -64,13 +64,16 @@ def summarize(
     at: int | None,
     protocol: Protocol = "category",
     facts: Mapping[str, Any] | None = None,
+    ties: Ties = "stable",
 ) -> dict[str, float]:
-    """The paper's metrics; all but the separation lie between 0 and 1.
+    """The paper's metrics; all but the last two of "category" lie between 0 and 1.
 
     Always: "quantization_cosine", cos(v, sign v) on the queries; "bit_imbalance", the mean of
-    |P(bit = 1) - 1/2| on the database. Ties are in database order.
-    "category": "mAP@R", "mAP@all", "accuracy" (of the loss's logits, on the queries), "separation",
-    the mean Hamming distance of unrelated minus related pairs, in bits.
+    |P(bit = 1) - 1/2| on the database.
+    "category": "mAP@R", "mAP@all", with ties as said; of the queries, where the loss has classes,
+    "accuracy" of its logits and "codebook_accuracy" of the class code with the fewest different
+    bits; "separation", the mean Hamming distance of unrelated minus related pairs, in bits;
+    "centre_coherence" (see there).
     "landmarks": "mAP@R", divided by all relevant images; needs facts["relevant"].
     "revisited": "easy/mAP", "medium/mAP", "hard/mAP"; needs facts["kind"].
 
@@ -79,8 +82,10 @@ def summarize(
     """
     query, database = retrieval_rows(results)
     if protocol == "category":
-        scores = _category(query, database, num_bits, at)
-        scores["accuracy"] = results[QUERY]["accuracy"].compute()
+        scores = _category(query, database, num_bits, at, ties)
+        for name in ("accuracy", "codebook_accuracy"):
+            if name in results[QUERY]:
+                scores[name] = results[QUERY][name].compute()
     else:
         scores = _instances(query["codes"], database["codes"], protocol, at, facts or {})
     positive = np.mean(unpack_bits(database["codes"], num_bits) > 0, axis=0)
@@ -96,6 +101,7 @@ def _category(
     database: Mapping[str, np.ndarray],
     num_bits: int,
     at: int | None,
+    ties: Ties,
 ) -> dict[str, float]:
     ranked = rank_statistics(
         query["codes"],
@@ -104,10 +110,30 @@ def _category(
         database["label"],
         num_bits=num_bits,
         at=tuple(dict.fromkeys((at, None))),
+        ties=ties,
     )
     means = ranked.mean_average_precision.items()
     scores = {headline("category", cut): value for cut, value in means}
-    return {**scores, "separation": ranked.separation}
+    coherence = centre_coherence(unpack_bits(database["codes"], num_bits), database["label"])
+    return {**scores, "separation": ranked.separation, "centre_coherence": coherence}
+
+
+def centre_coherence(codes: np.ndarray, labels: np.ndarray) -> float:
+    """How far the hash centres of the classes are from orthogonal: ||H H^T / K - I||, Frobenius.
+
+    A row of H is the majority of the codes of one class, bit by bit; 0 for orthogonal centres.
+
+    Args:
+      codes: int8 [N, K] of +-1.
+      labels: int [N], or multi-hot [N, C].
+    """
+    if labels.ndim == 1:
+        members = [codes[labels == label] for label in np.unique(labels)]
+    else:
+        members = [codes[rows] for rows in labels.T > 0 if rows.any()]
+    centres = np.stack([np.where(part.sum(axis=0) >= 0, 1.0, -1.0) for part in members])
+    products = centres @ centres.T / codes.shape[1]
+    return float(np.linalg.norm(products - np.eye(len(centres))))
 
 
 def _instances(

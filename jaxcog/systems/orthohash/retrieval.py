@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from jaxcog.errors import DataError
+from jaxcog.metrics.retrieval import Ties, expected_average_precision
 
 WORD = 32
 
@@ -228,6 +229,8 @@ def rank_statistics(
     *,
     num_bits: int,
     at: Sequence[int | None] = (None,),
+    ties: Ties = "stable",
+    seed: int = 0,
     block_elements: int = 2**22,
 ) -> RankStatistics:
     """Exact mAP at several R and distance histograms, on the host, in blocks of queries.
@@ -236,7 +239,9 @@ def rank_statistics(
       query, database: uint32 [Q, W], [N, W] (see `pack_bits`).
       query_labels, database_labels: int [Q], [N] or multi-hot [Q, C], [N, C].
       at: cut-offs; None: the whole database.
-      block_elements: distances held at a time.
+      ties: items at equal distance in database order ("stable"), in one random order of the
+        database drawn from `seed` ("random"), or averaged over all orders ("expected").
+      block_elements: distances held at a time, at least one query's.
 
     Raises:
       DataError: no queries or no database.
@@ -246,6 +251,9 @@ def rank_statistics(
             f"retrieval: {len(query)} queries and {len(database)} database items: both splits "
             "must hold examples"
         )
+    if ties == "random":
+        order = np.random.default_rng(seed).permutation(len(database))
+        database, database_labels = database[order], database_labels[order]
     within, everything = np.zeros(num_bits + 1, np.int64), np.zeros(num_bits + 1, np.int64)
     sums = dict.fromkeys(at, 0.0)
     step = max(1, block_elements // len(database))
@@ -254,16 +262,28 @@ def rank_statistics(
         distances = host_hamming_distance(query[part], database)
         relevant = share_label(query_labels[part], database_labels)
         for row, wanted in zip(distances, relevant, strict=True):
-            everything += np.bincount(row, minlength=num_bits + 1)
-            within += np.bincount(row[wanted], minlength=num_bits + 1)
-            # A stable sort of small integers is a radix sort: linear in the database.
-            places = np.flatnonzero(wanted[np.argsort(row, kind="stable")])
-            precision = np.arange(1, len(places) + 1) / (places + 1)
-            for cut in sums:
-                inside = len(places) if cut is None else int(np.searchsorted(places, cut))
-                sums[cut] += float(precision[:inside].mean()) if inside else 0.0
+            near = np.bincount(row[wanted], minlength=num_bits + 1)
+            size = np.bincount(row, minlength=num_bits + 1)
+            within, everything = within + near, everything + size
+            if ties == "expected":
+                for cut in sums:
+                    sums[cut] += expected_average_precision(size, near, at=cut)
+            else:
+                for cut, value in _stable_average_precision(row, wanted, tuple(sums)).items():
+                    sums[cut] += value
     means = {cut: total / len(query) for cut, total in sums.items()}
     return RankStatistics(means, within, everything - within)
+
+
+def _stable_average_precision(
+    distances: np.ndarray, relevant: np.ndarray, at: Sequence[int | None]
+) -> dict[int | None, float]:
+    """AP@R of one query for each R. distances: small integers [N]; relevant: bool [N]."""
+    # A stable sort of small integers is a radix sort: linear in the database.
+    places = np.flatnonzero(relevant[np.argsort(distances, kind="stable")])
+    precision = np.arange(1, len(places) + 1) / (places + 1)
+    inside = {cut: len(places) if cut is None else int(np.searchsorted(places, cut)) for cut in at}
+    return {cut: float(precision[:n].mean()) if n else 0.0 for cut, n in inside.items()}
 
 
 def mean_average_precision(

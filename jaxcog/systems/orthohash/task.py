@@ -13,11 +13,19 @@ from jax.sharding import PartitionSpec as P
 
 from jaxcog import rng
 from jaxcog.errors import ConfigError
+from jaxcog.metrics.retrieval import Ties
 from jaxcog.metrics.state import Concat, Mean
 from jaxcog.nn.resnet import DEPTHS
 from jaxcog.optim import Optimizer, Rule, Schedule, gradient_step, initial_state
-from jaxcog.systems.orthohash import figures, judging, losses, model, torch_names
-from jaxcog.systems.orthohash.baselines import classification_loss
+from jaxcog.systems.orthohash import (
+    baselines,
+    figures,
+    judging,
+    losses,
+    model,
+    predicting,
+    torch_names,
+)
 from jaxcog.systems.orthohash.codebooks import CodebookKind, choose_codebook, make_codebook
 from jaxcog.systems.orthohash.retrieval import pack_bits
 from jaxcog.task import Batch, Key, Setting, State, Task
@@ -48,9 +56,13 @@ class Hashing:
     multi_label: multi-hot labels are learned as a set. Without it a multi-hot row counts as its
       first positive class, as the official code does on MS-COCO.
     use_bn: batch norm on the codes; without it the hash layer has a bias.
-    loss: "cross_entropy" is the baseline: a linear classifier on the codes, no codebook in it.
+    loss: another one is a baseline of the paper, with its own published hyperparameters; the fields
+      of scale, margin and multi_label_loss are the paper's loss's alone. See `baselines`.
     quantization: weight of a quantization term, of `quantization_kind`.
     map_at: R of the headline metric "mAP@R"; None: "mAP@all".
+    ties: how items at equal distance are ordered: as in the database ("stable"), in one random
+      order of it ("random": the official code leaves the order open and advises to shuffle the
+      database), or averaged over all orders ("expected").
     protocol: what counts as relevant: a common label ("category"), the database's landmark lists
       ("landmarks", GLDv2) or its easy, hard and junk images ("revisited", Oxford and Paris).
     recalibrate: judge with hash batch-norm means taken anew from the database (domain shift).
@@ -66,7 +78,7 @@ class Hashing:
     use_bn: bool = True
     codebook: CodebookKind = "bernoulli"
     codebook_seed: int = 0
-    loss: Literal["orthohash", "cross_entropy"] = "orthohash"
+    loss: Literal["orthohash"] | baselines.BaselineName = "orthohash"
     scale: float | None = None
     margin: float = 0.2
     margin_type: losses.MarginType = "cos"
@@ -75,6 +87,7 @@ class Hashing:
     quantization: float = 0.0
     quantization_kind: losses.QuantizationKind = "cs"
     map_at: int | None = 1000
+    ties: Ties = "stable"
     protocol: judging.Protocol = "category"
     recalibrate: bool = False
     optimizer: Optimizer = dataclasses.field(default_factory=_adam)
@@ -134,7 +147,15 @@ class Hashing:
                 dropout_key=rng.stream(key, "dropout"),
             )
             codes, book = encoded.codes, state["codebook"]
-            value, scalars = objective(self, params, codes, book, batch["label"])
+            value, scalars = objective(
+                self,
+                params,
+                codes,
+                book,
+                batch["label"],
+                key=rng.stream(key, "bits"),
+                step=state["step"],
+            )
             return value, ({"batch_stats": encoded.batch_stats}, scalars)
 
         size = setting.data.element["image"].shape if entry == "image" else None
@@ -149,17 +170,21 @@ class Hashing:
                 at=self.map_at,
                 protocol=self.protocol,
                 facts=setting.data.facts,
+                ties=self.ties,
             ),
             headline=judging.headline(self.protocol, self.map_at),
             partition=_partition(self, setting, classes),
             figures=figures.report(setting.data, self.num_bits, self.protocol),
-            predict=None if size is None else figures.prediction(setting.data, encode, size),
+            predict=None
+            if size is None
+            else predicting.prediction(setting.data, encode, _encoding_variables, size),
+            reads="images and indexes",
             import_names=torch_names.TABLES.get(self.network),
             import_parts=("params", "batch_stats", "codebook"),
         )
 
     def architecture(self, classes: int, dtype: Any = jnp.float32) -> model.Architecture:
-        """The network; a classifier on the codes belongs to it for the baseline only."""
+        """The network; a classifier on the codes belongs to it for some of the baselines only."""
         return model.Architecture(
             network=self.network,
             num_bits=self.num_bits,
@@ -169,39 +194,72 @@ class Hashing:
             dropout=self.dropout,
             widths=self.widths,
             fc_width=self.fc_width,
-            classes=classes if self.loss == "cross_entropy" else 0,
+            classes=classes if self.loss in baselines.CLASSIFIED else 0,
             dtype=dtype,
         )
 
 
 def objective(
-    config: Hashing, params: Any, codes: jax.Array, codebook: jax.Array, labels: jax.Array
+    config: Hashing,
+    params: Any,
+    codes: jax.Array,
+    codebook: jax.Array,
+    labels: jax.Array,
+    *,
+    key: Key | None = None,
+    step: jax.Array | int = 0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The training loss of continuous codes [B, K], and what is logged beside it."""
-    single = labels if labels.ndim == 1 else jnp.argmax(labels > 0, axis=1)
-    if config.loss == "cross_entropy":
-        logits = model.classify(params, codes)
-        value = classification_loss(logits, labels if config.multi_label else single)
-    else:
-        logits = losses.cosine_logits(codes, codebook)
+    """The training loss of continuous codes [B, K], and what is logged beside it.
+
+    key, step: for baselines that draw bits, or change in training.
+    """
+    learned = labels
+    if labels.ndim == 2 and not config.multi_label:
+        learned = jnp.argmax(labels > 0, axis=1)
+    if config.loss == "orthohash":
         value = losses.orthohash_loss(
-            logits,
-            labels if config.multi_label else single,
+            losses.cosine_logits(codes, codebook),
+            learned,
             scale=config.scale_of_loss,
             margin=config.margin,
             margin_type=config.margin_type,
             multi_label=config.multi_label,
             multi_label_loss=config.multi_label_loss,
         )
+    else:
+        value = baselines.baseline_loss(
+            config.loss,
+            codes,
+            learned,
+            codebook=codebook,
+            classify=lambda codes: model.classify(params, codes),
+            key=key,
+            step=step,
+        )
     scalars = {
-        "accuracy": jnp.mean(_is_right(jnp.argmax(logits, axis=1), labels)),
         "quantization_cosine": 1 - losses.quantization_error(codes),
         "bit_imbalance": losses.bit_balance(codes),
     }
+    logits = _class_logits(config.loss, params, codes, codebook)
+    if logits is not None:
+        scalars["accuracy"] = jnp.mean(_is_right(jnp.argmax(logits, axis=1), labels))
     if config.quantization:
         error = losses.quantization_error(codes, config.quantization_kind)
         value = value + config.quantization * error
     return value, scalars
+
+
+def _class_logits(
+    loss: str, params: Any, codes: jax.Array, codebook: jax.Array
+) -> jax.Array | None:
+    """Logits [B, C] by which codes [B, K] are classified; None for losses that know only pairs."""
+    if loss == "cross_entropy":
+        return model.classify(params, codes)
+    if loss in baselines.CLASSIFIED:
+        return model.classify(params, jnp.sign(codes))
+    if loss == "orthohash" or loss in baselines.TARGETED:
+        return losses.cosine_logits(codes, codebook)
+    return None
 
 
 def _is_right(predicted: jax.Array, labels: jax.Array) -> jax.Array:
@@ -257,7 +315,12 @@ def _weights(state: State) -> Any:
     return state.get("ema", state["params"])
 
 
-def _encoder(network: model.Architecture) -> figures.Encode:
+def _encoding_variables(state: State) -> Any:
+    """What of a State makes the codes."""
+    return {"params": _weights(state), "batch_stats": state["batch_stats"]}
+
+
+def _encoder(network: model.Architecture) -> predicting.Encode:
     @jax.jit
     def encode(state: State, x: jax.Array) -> jax.Array:
         return model.encode(network, _weights(state), state["batch_stats"], x, train=False).codes
@@ -270,17 +333,17 @@ def _eval_step(config: Hashing, network: model.Architecture, entry: str) -> Any:
         params = _weights(state)
         encoded = model.encode(network, params, state["batch_stats"], batch[entry], train=False)
         codes, mask = encoded.codes, batch.get("mask")
-        if config.loss == "cross_entropy":
-            logits = model.classify(params, codes)
-        else:
-            logits = losses.cosine_logits(codes, state["codebook"])
-        cosine = jnp.sum(losses.unit(codes) * losses.unit(jnp.sign(codes)), axis=1)
-        right = _is_right(jnp.argmax(logits, axis=1), batch["label"])
+        signs = jnp.sign(codes)
+        cosine = jnp.sum(losses.unit(codes) * losses.unit(signs), axis=1)
+        found = {"quantization_cosine": Mean.of(cosine, mask)}
+        logits = _class_logits(config.loss, params, codes, state["codebook"])
+        if logits is not None:
+            right = _is_right(jnp.argmax(logits, axis=1), batch["label"])
+            found["accuracy"] = Mean.of(right, mask)
+        if config.loss not in baselines.CLASSIFIED and logits is not None:
+            nearest = jnp.argmax(losses.cosine_logits(signs, state["codebook"]), axis=1)
+            found["codebook_accuracy"] = Mean.of(_is_right(nearest, batch["label"]), mask)
         kept = codes if config.recalibrate else pack_bits(codes)
-        return {
-            "rows": Concat.of({"codes": kept, "label": batch["label"]}, mask),
-            "accuracy": Mean.of(right, mask),
-            "quantization_cosine": Mean.of(cosine, mask),
-        }
+        return {"rows": Concat.of({"codes": kept, "label": batch["label"]}, mask), **found}
 
     return eval_step

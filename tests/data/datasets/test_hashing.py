@@ -121,6 +121,17 @@ def test_damaged_lists_are_named(tmp_path, change, problem):
         builders.prepare("imagenet100", raw, tmp_path)
 
 
+def test_labels_out_of_range_are_named(tmp_path):
+    raw = make.hash_lists(tmp_path / "raw", 3, multi=False)
+    for file in raw.glob("*.txt"):
+        rows = [line.split() for line in file.read_text().splitlines()]
+        file.write_text("".join(f"{row[0]} {row[1:].index('1')}\n" for row in rows))
+    with (raw / "test.txt").open("a") as file:
+        file.write("images/test0_0.jpg 3\n")
+    with pytest.raises(DataError, match=r"test.txt: images/test0_0.jpg has the label 3.*0 to 2"):
+        builders.prepare("imagenet100", raw, tmp_path)
+
+
 def test_missing_images_are_counted_and_all_missing_is_an_error(tmp_path):
     raw = make.hash_lists(tmp_path / "raw", 4, multi=False)
     (raw / "images/test0_0.jpg").unlink()

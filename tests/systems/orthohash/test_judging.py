@@ -66,3 +66,15 @@ def test_recalibration_undoes_a_shift_of_the_domain():
         facts={"relevant": [np.array([i]) for i in range(5)]},
     )
     assert flat["mAP@all"] == 1.0
+
+
+@pytest.mark.parametrize("multi_hot", [False, True])
+def test_orthogonal_centres_have_no_coherence(multi_hot):
+    centres = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1]], np.int8)
+    labels = np.repeat(np.arange(3), 5)
+    codes = centres[labels]
+    codes[::5] *= -1  # the majority decides
+    given = np.eye(3)[labels] if multi_hot else labels
+    assert judging.centre_coherence(codes, given) == pytest.approx(0)
+    same = judging.centre_coherence(centres[np.zeros(15, int)], given)
+    assert same == pytest.approx(np.sqrt(6))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -167,3 +168,47 @@ def test_baselines_prefer_codes_of_the_right_class():
     assert fair < baselines.jmlh_loss(logits, jnp.full((16, 4), 0.9), labels)
     grad = jax.grad(lambda v: baselines.straight_through_sign(v).sum())(jnp.array([0.3, -2.0]))
     np.testing.assert_array_equal(grad, 1)
+
+
+@pytest.mark.parametrize("name", typing.get_args(baselines.BaselineName))
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_every_baseline_is_lowered_by_its_gradient(name, multi_label):
+    codes, book, labels = data()
+    classifier = book.T.astype(jnp.float32) / 4
+    if multi_label:
+        labels = jax.nn.one_hot(labels, 8).at[:, 0].set(1.0)
+
+    @jax.jit
+    @jax.value_and_grad
+    def value_of(codes):
+        return baselines.baseline_loss(
+            name,
+            codes,
+            labels,
+            codebook=book,
+            classify=lambda v: v @ classifier,
+            key=jax.random.key(0),
+            step=500,
+        )
+
+    before, grad = value_of(codes)
+    for _ in range(30):
+        codes = codes - 0.5 * grad / jnp.linalg.norm(grad)
+        after, grad = value_of(codes)
+    assert after < 0.9 * before
+
+
+def test_balanced_and_stochastic_bits():
+    codes, _, _ = data()
+    np.testing.assert_array_equal(baselines.balanced_sign(codes + 5).sum(axis=0), 0)
+    # The gradient of the pull is that of the paper's layer: gamma (v - b) / (B K).
+    pull = jax.grad(lambda v: baselines.bihalf_loss(jnp.zeros((16, 2)), v, jnp.zeros(16, int)))
+    wanted = 6 * (codes - baselines.balanced_sign(codes)) / codes.size
+    np.testing.assert_allclose(pull(codes), wanted, rtol=1e-4, atol=1e-7)
+    drawn = baselines.stochastic_sign(jnp.full((4000, 1), 1.0), jax.random.key(0))
+    assert float(drawn.mean()) == pytest.approx(2 * 0.731 - 1, abs=0.05)
+    np.testing.assert_allclose(jnp.abs(drawn), 1, rtol=1e-6)
+    steep = [float(baselines.hashnet_steepness(step)) for step in (0, 199, 200, 600)]
+    assert steep == pytest.approx([1, 1, 2**0.5, 2])
+    with pytest.raises(ValueError, match="no loss"):
+        baselines.baseline_loss("x", codes, codes, codebook=codes, classify=jnp.sign)

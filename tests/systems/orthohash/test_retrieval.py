@@ -74,6 +74,30 @@ def test_average_precision_of_a_split_gallery_is_exact(at, multi_label):
     assert on_host.separation == pytest.approx(gap)
 
 
+@pytest.mark.parametrize("at", [None, 10])
+def test_other_orders_of_ties_can_be_chosen(at):
+    rng = np.random.default_rng(0)
+    query, database = codes_of(7, 6, 1), codes_of(40, 6, 2)
+    labels = [rng.integers(0, 3, n) for n in (7, 40)]
+    distances = (6 - query @ database.T) / 2
+    relevant = retrieval.share_label(*labels)
+    parts = (retrieval.pack_on_host(query), labels[0], retrieval.pack_on_host(database), labels[1])
+
+    def measured(ties, seed=0):
+        options = {"num_bits": 6, "at": (at,), "ties": ties, "seed": seed}
+        return retrieval.rank_statistics(*parts, **options).mean_average_precision[at]
+
+    expected = metrics.mean_average_precision(distances, relevant, at=at, ties="expected")
+    assert measured("expected") == pytest.approx(expected)
+    drawn = [measured("random", seed) for seed in range(100)]
+    assert np.std(drawn) > 1e-3
+    assert np.mean(drawn) == pytest.approx(expected, abs=5e-3)
+    order = np.argsort(distances, axis=1, kind="stable")
+    given = metrics.mean_average_precision(distances, relevant, at=at, order=order)
+    assert measured("stable") == pytest.approx(given)
+    assert given != pytest.approx(expected, abs=1e-3)
+
+
 def test_perfect_codes_score_one_and_order_of_the_database_matters_for_ties():
     labels = np.arange(12) % 3
     codes = codes_of(3, 16, 0)[labels]

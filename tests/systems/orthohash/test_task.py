@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxcog.errors import ConfigError, DataError
 from jaxcog.metrics.state import merge
 from jaxcog.optim import Optimizer
 from jaxcog.show import Gallery, Histogram
+from jaxcog.systems.orthohash.index import HammingIndex
 from jaxcog.systems.orthohash.task import Hashing
 from jaxcog.task import DataInfo, Setting
 
@@ -79,6 +81,8 @@ def judged(task, state, *, multi_hot: bool = False):
     [
         ({}, False),
         ({"loss": "cross_entropy", "use_bn": False}, False),
+        ({"loss": "jmlh"}, False),
+        ({"loss": "dtsh"}, True),
         ({"multi_label": True, "quantization": 0.1}, True),
         ({}, True),
     ],
@@ -97,7 +101,7 @@ def test_training_makes_codes_that_retrieve(options, multi_hot):
     assert len(judged(task, state, multi_hot=multi_hot)["query"]["rows"].compute()["codes"]) == 28
 
 
-def test_report_shows_neighbours_and_distances_and_predict_orders_all_others():
+def test_report_shows_neighbours_and_distances():
     task, state, _ = trained(config_of(), steps=5)
     samples = {"query": batch_of(1001), "database": batch_of(1002)}
     gallery, histogram = task.figures(state, samples, judged(task, state))
@@ -107,12 +111,46 @@ def test_report_shows_neighbours_and_distances_and_predict_orders_all_others():
     for heights in histogram.series.values():
         assert heights.sum() == pytest.approx(1)
 
+
+def test_predict_builds_an_index_and_answers_from_it(tmp_path):
+    task = config_of().build(setting_of())
+    state = task.init(jax.random.key(0))
     images = [np.full((10, 12, 3), value, np.uint8) for value in (0, 255, 0)]
-    (shown,) = task.predict(state, images, ["black", "white", "too"])
+    shown, *files = task.predict(state, images, ["black", "white", "too"])
     assert [len(row) for _, row in shown.rows] == [3, 3, 3]
     assert shown.rows[0][1][1].caption == "too, 0 bits"
-    with pytest.raises(DataError, match="at least two"):
-        task.predict(state, images[:1], ["black"])
+    assert [file.name for file in files] == ["index.npz", "codes.npy", "codes.faiss"]
+    (tmp_path / "index.npz").write_bytes(files[0].data)
+    codes = np.load(io.BytesIO(files[1].data))
+    np.testing.assert_array_equal(codes, HammingIndex.load(tmp_path / "index.npz").codes())
+    assert codes.shape == (3, 16)
+    assert files[2].data[:4] == b"IBxF"
+
+    index = dict(np.load(tmp_path / "index.npz"))
+    shown, table = task.predict(state, [index, images[1]], ["index.npz", "again"])
+    assert table.rows[0] == ["again", 1, "white", 0]
+    assert len(table.rows) == 3
+    np.testing.assert_array_equal(shown.rows[0][1][1].rgb, 255)
+    (alone, *_) = task.predict(state, images[:1], ["black"])
+    assert alone.name == "index.npz"
+
+
+def test_indexes_that_do_not_fit_are_named():
+    task = config_of().build(setting_of())
+    state = task.init(jax.random.key(0))
+    image = np.zeros((10, 12, 3), np.uint8)
+    index = dict(np.load(io.BytesIO(task.predict(state, [image], ["black"])[0].data)))
+    for inputs in ([index], [index, index, image]):
+        with pytest.raises(DataError, match="or one index and the images"):
+            task.predict(state, inputs, ["name"] * len(inputs))
+    with pytest.raises(DataError, match=r"other\.npz: not an index file"):
+        task.predict(state, [{"a": np.zeros(1)}, image], ["other.npz", "black"])
+    other = config_of(num_bits=24).build(setting_of())
+    with pytest.raises(DataError, match="codes of 16 bits, the query has 24: build"):
+        other.predict(other.init(jax.random.key(0)), [index, image], ["index.npz", "black"])
+    moved = {**state, "params": jax.tree.map(lambda x: x + 1e-6, state["params"])}
+    with pytest.raises(DataError, match="build the index again from this checkpoint"):
+        task.predict(moved, [index, image], ["index.npz", "black"])
 
 
 @pytest.mark.parametrize(
