@@ -24,6 +24,25 @@ class AtLeast:
 
 
 @dataclasses.dataclass(frozen=True)
+class AtMost:
+    """The mean of `metric` under `variant` must not exceed `value`."""
+
+    variant: str
+    metric: str
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """The mean of `metric` under `better` must be `value` times that under `worse`."""
+
+    better: str
+    worse: str
+    metric: str
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Margin:
     """The mean of `metric` under `better` must exceed that under `worse` by `value`."""
 
@@ -31,6 +50,9 @@ class Margin:
     worse: str
     metric: str
     value: float
+
+
+Requirement = AtLeast | AtMost | Margin | Ratio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +79,6 @@ class Claim:
     cells: Mapping[str, Overrides] = dataclasses.field(default_factory=lambda: {"": {}})
     common: Overrides = dataclasses.field(default_factory=dict)
     seeds: int = 5
-    requirements: tuple[AtLeast | Margin, ...] = ()
+    requirements: tuple[Requirement, ...] = ()
     note: str = ""
     shown: str | None = None

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxcog import experiments
-from jaxcog.claim import AtLeast, Claim, Margin
+from jaxcog.claim import AtLeast, AtMost, Claim, Ratio, Requirement
 from jaxcog.config import Experiment, override, to_json
 from jaxcog.errors import ConfigError
 from jaxcog.show import Figure, Table
@@ -179,6 +179,7 @@ def _final_metrics(
     program = dataclasses.replace(programs[key], experiment=experiment)
     root = program.root_key()
     state = program.init(root)
+    splits = start.embedded(program, state, splits)
     log = StepLog(program.scalar_names, lambda step, values, batch: None)
     batches = start.batches(program, splits, 0, Silent())
     for _, updated in loop.updates(program, state, batches, root, log):
@@ -191,17 +192,24 @@ def _final_metrics(
 
 
 def _check(
-    requirement: AtLeast | Margin, values: Mapping[str, Mapping[str, np.ndarray]]
+    requirement: Requirement, values: Mapping[str, Mapping[str, np.ndarray]]
 ) -> tuple[str, float, bool]:
-    metric = requirement.metric
-    if isinstance(requirement, AtLeast):
-        measured = float(values[requirement.variant][metric].mean())
-        text = f"{metric} of {requirement.variant} at least {requirement.value:g}"
+    """(what is required, what was measured, whether it holds)."""
+    metric, value = requirement.metric, requirement.value
+
+    def mean(variant: str) -> float:
+        return float(values[variant][metric].mean())
+
+    if isinstance(requirement, AtLeast | AtMost):
+        measured = mean(requirement.variant)
+        limit = "at least" if isinstance(requirement, AtLeast) else "at most"
+        text = f"{metric} of {requirement.variant} {limit} {value:g}"
+    elif isinstance(requirement, Ratio):
+        worse = mean(requirement.worse)
+        measured = mean(requirement.better) / worse if worse else float("inf")
+        text = f"{metric} of {requirement.better} at least {value:g} times {requirement.worse}"
     else:
-        gain = values[requirement.better][metric] - values[requirement.worse][metric]
-        measured = float(gain.mean())
-        text = (
-            f"{metric} of {requirement.better} above {requirement.worse} by at least "
-            f"{requirement.value:g}"
-        )
-    return text, measured, measured >= requirement.value
+        measured = mean(requirement.better) - mean(requirement.worse)
+        text = f"{metric} of {requirement.better} above {requirement.worse} by at least {value:g}"
+    held = measured <= value if isinstance(requirement, AtMost) else measured >= value
+    return text, measured, held
