@@ -130,6 +130,7 @@ def bench(
     key = program.root_key()
     flops = program_flops(program.train_step.trace(*_structs(program)).jaxpr)
     program, compile_seconds = program.compiled()
+    splits = start.embedded(program, program.init(key), splits)
     held, batches_per_second = _input_pipeline(program, splits, steps)
 
     state, times = _step_times(program, program.init(key), held, key, steps)

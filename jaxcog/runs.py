@@ -136,6 +136,7 @@ def restore(
         state, meta = start.restore_state(program, checkpoints, step)
         if splits is not None:
             start.check_classes(meta, splits)
+            splits = start.embedded(program, state, splits)
     finally:
         checkpoints.close()
     return Restored(name, workdir, meta["step"], program, splits, state, meta)

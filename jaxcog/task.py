@@ -113,6 +113,8 @@ class Task:
       Experience: observation is name -> [E, ...]; what else is returned ([E, ...]: values,
       probabilities) goes into the batch beside it. `key` is the step's own; `train` is static.
       `predict` then gets the episodes that it played (see jaxcog.training.experience.recorded).
+    embed(state, inputs [B, ...]) -> [B, ...]: what a network that this run does not train makes of
+      the data; computed once for all of it when a run begins (see `Splits.inputs`). None: nothing.
     import_names: the room's `torch_names` table (see jaxcog.interop), or several, of which the one
       that knows the most keys is taken; None where there is none.
     import_parts: the entries of the State that an official checkpoint holds.
@@ -132,5 +134,6 @@ class Task:
     predict: Callable[[State, Sequence[Any], Sequence[str]], list[Figure]] | None = None
     reads: str = "images"
     act: Callable[[State, Batch, Key, bool], dict[str, jax.Array]] | None = None
+    embed: Callable[[State, jax.Array], jax.Array] | None = None
     import_names: Any = None
     import_parts: tuple[str, ...] = ("params", "batch_stats")

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxcog.data.snippets import SUFFIXES as SNIPPET_SUFFIXES
+from jaxcog.data.snippets import read_snippets
 from jaxcog.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
@@ -62,6 +64,7 @@ _READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "images": (IMAGE_SUFFIXES, _image),
     "levels": ((".txt",), _levels),
     "images and indexes": ((*IMAGE_SUFFIXES, ".npz"), _image_or_arrays),
+    "snippets": (SNIPPET_SUFFIXES, read_snippets),
 }
 
 

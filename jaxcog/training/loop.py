@@ -124,6 +124,7 @@ def train(
     )
     try:
         begun = start.begin(program, splits, checkpoints, reporter)
+        splits = start.embedded(program, begun.state, splits)
         return _Session(program, splits, workdir, checkpoints, reporter, begun, profile).run()
     finally:
         reporter.stop()

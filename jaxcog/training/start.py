@@ -18,7 +18,7 @@ from jaxcog.errors import CheckpointError, ConfigError
 from jaxcog.task import State
 from jaxcog.training import checkpoint, experience, sharding
 from jaxcog.training.checkpoint import Checkpoints
-from jaxcog.training.program import Program, assemble
+from jaxcog.training.program import Program, assemble, evaluation_batch
 from jaxcog.training.progress import Reporter
 from jaxcog.trees import by_path, path_name
 
@@ -164,6 +164,39 @@ def start_from(program: Program, state: State, origin: str, reporter: Reporter) 
         )
     reporter.say(f"starting from the weights of {origin}")
     return state
+
+
+def embedded(program: Program, state: State, splits: Splits) -> Splits:
+    """`splits` with what the task's frozen network makes of their inputs, in place of these.
+
+    The inputs go through `Task.embed` once, in batches of one size that are spread over the mesh;
+    splits without inputs, and tasks without such a network, are left as they are.
+
+    Raises:
+      ConfigError: the data has to be embedded, and the task has nothing that does it.
+    """
+    if splits.inputs is None or splits.rebuilt is None:
+        return splits
+    if program.task.embed is None:
+        raise ConfigError(
+            f"the data of {program.experiment.system} must go through a frozen network first, and "
+            "this task has none: choose data that is embedded already"
+        )
+    size = evaluation_batch(program.experiment, program.mesh)
+    struct = jax.ShapeDtypeStruct((size, *splits.inputs.shape[1:]), splits.inputs.dtype)
+    split = sharding.batch_shardings({"inputs": struct}, program.mesh)["inputs"]
+    apply = jax.jit(
+        program.task.embed,
+        in_shardings=(program.state_shardings, split),
+        out_shardings=sharding.replicated(program.mesh),
+    )
+    rows = sharding.local_rows(split, struct.shape)
+    count, parts = len(splits.inputs), []
+    for first in range(0, count, size):
+        # The last batch is filled up with its last record, so that nothing is compiled twice.
+        local = splits.inputs[np.minimum(first + rows, count - 1)]
+        parts.append(np.asarray(apply(state, sharding.place(local, split, struct))))
+    return splits.rebuilt(np.concatenate(parts)[:count])
 
 
 def _is_weight(name: str) -> bool:

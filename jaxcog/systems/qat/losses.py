@@ -94,7 +94,7 @@ def bmn_loss(
     Args:
       iou_map: [B, D, T, 2] in [0, 1]: regression, classification.
       start, end, gt_start, gt_end: [B, T]. gt_iou_map: [B, D, T].
-      valid: [D, T], see `labels.valid_cells`.
+      valid: [D, T], see `temporal_targets.valid_cells`.
       draws: [2, B, D, T] uniform in [0, 1): which cells of middle and of low overlap are kept.
       where: [B], 0 for rows that do not count.
     """

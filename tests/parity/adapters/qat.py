@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcog.losses import temporal_targets as labels
 from jaxcog.metrics import temporal
 from jaxcog.nn.attention import DropoutMasks, QueryAttention
 from jaxcog.optim import Optimizer, gradient_step, initial_state
-from jaxcog.systems.qat import align, episode, labels, losses, model, proposals
+from jaxcog.systems.qat import align, episode, losses, model, proposals
 from jaxcog.systems.qat.torch_names import TRANSFORMER_NAMES, base_names
 from jaxcog.task import DataInfo, Setting
 from tests.parity.adapters import adapter
