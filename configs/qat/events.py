@@ -13,6 +13,7 @@ from jaxcog.systems.qat.judging import Detector
 from jaxcog.systems.qat.task import FewShot
 
 NEEDS = "nothing: the videos are generated"
+DEFAULT = True
 
 
 def experiment() -> Experiment:

@@ -64,8 +64,8 @@ def check_pool(pool: Pool, shots: int, part: str) -> None:
     if few:
         shown = ", ".join(f"{name} ({n})" for name, n in list(few.items())[:8])
         raise DataError(
-            f"{part} classes with fewer than the {shots + 1} videos that {shots} supports and a query "
-            f"are: {shown}. Lower data.shots, add videos, or take the class out of the split"
+            f"{part} classes with fewer than {shots + 1} videos, for {shots} supports and a query"
+            f": {shown}. Lower data.shots, add videos, or take the class out of the split"
         )
 
 
