@@ -14,7 +14,9 @@ from jaxcog.config import steps as to_steps
 from jaxcog.errors import ConfigError
 from jaxcog.task import Setting
 
-Kind = Literal["constant", "cosine", "step", "multistep", "poly", "linear"]
+Kind = Literal[
+    "constant", "cosine", "step", "multistep", "poly", "linear", "exponential", "exponential_rise"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +24,13 @@ class Schedule:
     """How the learning rate changes over the run; durations as in `Train`.
 
     kind: "constant"; "cosine" to `final` over the run; "step" times `gamma` every `every`;
-      "multistep" times `gamma` at each of `at`; "poly" (1 - t)^power; "linear" to `final`.
+      "multistep" times `gamma` at each of `at`; "poly" (1 - t)^power; "linear" to `final`;
+      "exponential" final + (1 - final) power^t, and its rising twin with power^(1 - t).
     per: "step" changes after every update, "epoch" only between epochs (as PyTorch schedulers that
       are stepped once per epoch).
-    warmup: linear from `warmup_from` times the rate; the schedule itself is not shifted by it.
-    final: factor at the end of "cosine" and "linear".
+    warmup: linear from `warmup_from` times the rate; the schedule itself is not shifted by it (but
+      see AfterWarmup).
+    final: factor at the end of "cosine", "linear" and "exponential".
     """
 
     kind: Kind = "constant"
@@ -48,6 +52,17 @@ class Schedule:
             raise ConfigError('schedule.kind="multistep" needs schedule.at, such as ("80 epochs",)')
 
 
+@dataclasses.dataclass(frozen=True)
+class AfterWarmup(Schedule):
+    """A Schedule whose t runs from the end of the warm-up to the end of the run.
+
+    During the warm-up the rate depends on the warm-up alone: "linear", or "constant" at
+    `warmup_from` times the rate. Durations of `at` still count from the beginning.
+    """
+
+    warmup_kind: Literal["linear", "constant"] = "linear"
+
+
 def learning_rate(
     schedule: Schedule, peak: float, setting: Setting
 ) -> Callable[[jax.Array], jax.Array]:
@@ -67,7 +82,8 @@ def learning_rate(
     warmup = count_of(schedule.warmup)
 
     def factor(done: jax.Array) -> jax.Array:
-        progress = jnp.clip(done / total, 0.0, 1.0)
+        first = warmup if isinstance(schedule, AfterWarmup) else 0
+        progress = jnp.clip((done - first) / max(total - first, 1), 0.0, 1.0)
         match schedule.kind:
             case "cosine":
                 wave = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
@@ -76,6 +92,9 @@ def learning_rate(
                 return 1.0 + (schedule.final - 1.0) * progress
             case "poly":
                 return (1.0 - progress) ** schedule.power
+            case "exponential" | "exponential_rise":
+                exponent = progress if schedule.kind == "exponential" else 1.0 - progress
+                return schedule.final + (1.0 - schedule.final) * schedule.power**exponent
             case "step":
                 return schedule.gamma ** (done // every).astype(jnp.float32)
             case "multistep":
@@ -85,10 +104,17 @@ def learning_rate(
 
     def rate(count: jax.Array) -> jax.Array:
         count = jnp.asarray(count, jnp.int32)
-        value = factor((count // per_epoch) * per_epoch)
+        done = (count // per_epoch) * per_epoch
+        value = factor(done)
         if warmup:
-            ramp = jnp.clip(count / warmup, 0.0, 1.0)
-            value = value * (schedule.warmup_from + (1.0 - schedule.warmup_from) * ramp)
+            ramp = jnp.clip(done / warmup, 0.0, 1.0)
+            if isinstance(schedule, AfterWarmup) and schedule.warmup_kind == "constant":
+                ramp = jnp.floor(ramp)
+            ramp = schedule.warmup_from + (1.0 - schedule.warmup_from) * ramp
+            if isinstance(schedule, AfterWarmup):
+                value = jnp.where(done < warmup, ramp, value)
+            else:
+                value = value * ramp
         return jnp.asarray(peak * value, jnp.float32)
 
     return rate
