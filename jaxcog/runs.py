@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from jaxcog.training.checkpoint import Checkpoints
 from jaxcog.training.profile import Profile
 from jaxcog.training.program import Program, assemble
 from jaxcog.training.progress import Reporter
-from jaxcog.training.workdir import CHECKPOINTS, REPORT_FILE, claim, read_config, read_experiment
+from jaxcog.training.workdir import CHECKPOINTS, REPORT_FILE, claim, read_experiment
 from jaxcog.training.writers import METRICS_FILE
 from jaxcog.trees import by_path, path_name
 
@@ -125,10 +125,11 @@ def restore(
     try:
         splits = experiment.data.load() if with_data else None
         if splits is not None:
+            start.check_facts(checkpoints.meta(step), splits)
             program = start.assemble_for(experiment, splits)
         else:
             mesh = sharding.make_mesh(experiment.mesh)
-            program = assemble(experiment, described(experiment, workdir), mesh)
+            program = assemble(experiment, described(experiment, checkpoints.meta(step)), mesh)
         if best:
             step = checkpoints.best()
             if step is None:
@@ -142,11 +143,13 @@ def restore(
     return Restored(name, workdir, meta["step"], program, splits, state, meta)
 
 
-def described(experiment: Experiment, workdir: Path) -> Any:
-    """DataInfo without the data, with the classes that the run was trained on."""
+def described(experiment: Experiment, meta: Mapping[str, Any]) -> Any:
+    """DataInfo without the data, with the classes and kept facts of a run's checkpoint."""
     info = experiment.data.describe()
-    classes = read_config(workdir).get("classes")
-    return dataclasses.replace(info, class_names=tuple(classes)) if classes else info
+    classes, facts = meta.get("classes"), meta.get("facts", {})
+    if classes:
+        info = dataclasses.replace(info, class_names=tuple(classes))
+    return dataclasses.replace(info, facts={**info.facts, **facts})
 
 
 def evaluate(restored: Restored) -> dict[str, float]:
@@ -226,6 +229,7 @@ def import_torch(
         "evaluations_without_better": 0,
         "data": None,
         "classes": [],
+        "facts": {},
         "imported_from": file.name,
     }
     store = Checkpoints(out / CHECKPOINTS, keep_last=1, best=None)

@@ -49,6 +49,9 @@ class DataInfo:
     num_examples: size of the training split (the published size where nothing was read yet).
     class_names: class i is called class_names[i]; empty where there are no classes.
     facts: further dataset constants a task may read (number of identities, domain names, ...).
+    kept: names of facts (JSON values) that belong to a trained run, such as its vocabulary: they
+      are in every checkpoint, given back where a run is restored without its data, and must not
+      change while it goes on.
     """
 
     element: Mapping[str, Any]
@@ -56,6 +59,7 @@ class DataInfo:
     class_names: tuple[str, ...] = ()
     eval_element: Mapping[str, Any] | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    kept: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

@@ -86,6 +86,14 @@ class Checkpoints:
         """The step with the best metric, the first of equals; None where none was recorded."""
         return _best_step({step: self._header(step) for step in self.steps()}, self._best)
 
+    def meta(self, step: int | None = None) -> dict[str, Any]:
+        """The meta of one step, or of the newest that can be read; empty where there is none."""
+        for candidate in reversed(self.steps()) if step is None else (step,):
+            header = self._header(candidate)
+            if header is not None:
+                return header["meta"]
+        return {}
+
     def save(
         self, step: int, state: Tree, meta: Mapping[str, Any], metric: float | None = None
     ) -> None:

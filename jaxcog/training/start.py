@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -65,6 +66,7 @@ def fresh_meta(program: Program, splits: Splits) -> dict[str, Any]:
         "evaluations_without_better": 0,
         "data": pipeline.fingerprint(splits.train, seed=train.seed, batch_size=train.batch_size),
         "classes": list(splits.info.class_names),
+        "facts": {name: splits.info.facts[name] for name in splits.info.kept},
     }
 
 
@@ -76,6 +78,8 @@ def begin(program: Program, splits: Splits, checkpoints: Checkpoints, reporter: 
     """
     meta = fresh_meta(program, splits)
     if checkpoints.latest() is not None:
+        # Before anything is restored: another vocabulary would only show as another shape there.
+        check_facts(checkpoints.meta(), splits)
         state, saved = checkpoints.restore(None, _target(program))
         if saved["data"] is None:
             raise CheckpointError(
@@ -103,6 +107,25 @@ def check_classes(meta: Mapping[str, Any], splits: Splits) -> None:
             f"the checkpoint was trained on {len(saved)} classes and the data has {len(now)}; they "
             f"differ from class {first} on ({saved[first : first + 1]} there, "
             f"{now[first : first + 1]} here): use the same data, or train anew"
+        )
+
+
+def check_facts(meta: Mapping[str, Any], splits: Splits) -> None:
+    """Raises CheckpointError when a kept fact, such as the vocabulary, differs from the data's."""
+    for name, saved in meta.get("facts", {}).items():
+        now = splits.info.facts.get(name)
+        if json.dumps(saved) == json.dumps(now):
+            continue
+        where = ""
+        if isinstance(saved, list) and isinstance(now, list):
+            pairs = enumerate(zip(saved, now, strict=False))
+            first = next((i for i, (a, b) in pairs if a != b), min(len(saved), len(now)))
+            there, here = (x[first] if first < len(x) else "nothing" for x in (saved, now))
+            where = f", entry {first} is {there!r} there and {here!r} here"
+            saved, now = f"{len(saved)} entries", f"{len(now)}"
+        raise CheckpointError(
+            f"the checkpoint was trained with another {name} than the data has ({saved} there, "
+            f"{now} here{where}): use the data it was trained on, or train anew"
         )
 
 
