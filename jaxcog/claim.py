@@ -52,7 +52,20 @@ class Margin:
     value: float
 
 
-Requirement = AtLeast | AtMost | Margin | Ratio
+@dataclasses.dataclass(frozen=True)
+class Wins:
+    """`metric` under `better` must exceed that under `worse` in at least `runs` runs.
+
+    Runs of the same cell and seed are compared; ask for fewer seeds, and all of them must win.
+    """
+
+    better: str
+    worse: str
+    metric: str
+    runs: int
+
+
+Requirement = AtLeast | AtMost | Margin | Ratio | Wins
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxcog import experiments
-from jaxcog.claim import AtLeast, AtMost, Claim, Ratio, Requirement
+from jaxcog.claim import AtLeast, AtMost, Claim, Ratio, Requirement, Wins
 from jaxcog.config import Experiment, override, to_json
 from jaxcog.errors import ConfigError
 from jaxcog.show import Figure, Table
@@ -20,6 +20,7 @@ from jaxcog.training import evaluation, loop, start
 from jaxcog.training.program import Program
 from jaxcog.training.progress import Reporter, Silent
 from jaxcog.training.writers import StepLog
+from jaxcog.trees import fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +174,10 @@ def _final_metrics(
     splits = experiment.data.load()
     shape = {name: str(leaf) for name, leaf in splits.info.element.items()}
     unseeded = override(experiment, {"train.seed": 0})
-    key = json.dumps([to_json(unseeded.task), to_json(unseeded.train), shape], sort_keys=True)
+    facts = splits.info.facts.items()
+    given = fingerprint({name: x for name, x in facts if isinstance(x, np.ndarray)})
+    parts = [to_json(unseeded.task), to_json(unseeded.train), shape, given]
+    key = json.dumps(parts, sort_keys=True)
     if key not in programs:
         programs[key] = start.assemble_for(experiment, splits)
     program = dataclasses.replace(programs[key], experiment=experiment)
@@ -195,7 +199,13 @@ def _check(
     requirement: Requirement, values: Mapping[str, Mapping[str, np.ndarray]]
 ) -> tuple[str, float, bool]:
     """(what is required, what was measured, whether it holds)."""
-    metric, value = requirement.metric, requirement.value
+    metric = requirement.metric
+    if isinstance(requirement, Wins):
+        gain = values[requirement.better][metric] - values[requirement.worse][metric]
+        wanted, won = min(requirement.runs, gain.size), float(np.sum(gain > 0))
+        compared = f"{requirement.better} above {requirement.worse}"
+        return f"{metric} of {compared} in {wanted} of {gain.size} runs", won, won >= wanted
+    value = requirement.value
 
     def mean(variant: str) -> float:
         return float(values[variant][metric].mean())
