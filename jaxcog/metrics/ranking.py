@@ -25,10 +25,13 @@ class Ranking:
 
     average_precision: float64 [Q] in [0, 1], NaN for queries that have no match to find.
     first_match: int64 [Q], the rank (from 0) of the first match, -1 where there is none.
+    inverse_penalty: float64 [Q] in [0, 1], matches over the rank (from 1) of the last one: how much
+      of the list one must look at to find them all; NaN where there is none.
     """
 
     average_precision: np.ndarray
     first_match: np.ndarray
+    inverse_penalty: np.ndarray
 
     @property
     def counted(self) -> int:
@@ -39,6 +42,11 @@ class Ranking:
     def mean_average_precision(self) -> float:
         """In [0, 1], over the queries that have a match; NaN if none has."""
         return float(np.nanmean(self.average_precision)) if self.counted else float("nan")
+
+    @property
+    def mean_inverse_penalty(self) -> float:
+        """mINP in [0, 1], over the queries that have a match; NaN if none has."""
+        return float(np.nanmean(self.inverse_penalty)) if self.counted else float("nan")
 
     def cmc(self, max_rank: int) -> np.ndarray:
         """Cumulative matching characteristics: float64 [max_rank] in [0, 1].
@@ -91,12 +99,34 @@ def rank(
     Raises:
       ValueError: lengths that do not fit, one-sided cameras, an empty gallery.
     """
-    _check_features(queries, gallery)
-    return _ranked(
-        _blocks(queries, gallery, metric, block),
-        _Protocol.of(query_ids, gallery_ids, query_cameras, gallery_cameras),
-        (len(queries), len(gallery)),
+    return rank_blocks(
+        distance_blocks(queries, gallery, metric=metric, block=block),
+        query_ids=query_ids,
+        gallery_ids=gallery_ids,
+        query_cameras=query_cameras,
+        gallery_cameras=gallery_cameras,
     )
+
+
+def rank_blocks(
+    blocks: Iterator[tuple[int, np.ndarray]],
+    *,
+    query_ids: np.ndarray,
+    gallery_ids: np.ndarray,
+    query_cameras: np.ndarray | None = None,
+    gallery_cameras: np.ndarray | None = None,
+) -> Ranking:
+    """As `rank`, for distances of any origin: (first query, float [rows, N]) of every query."""
+    protocol = _Protocol.of(query_ids, gallery_ids, query_cameras, gallery_cameras)
+    return _ranked(blocks, protocol, (len(query_ids), len(gallery_ids)))
+
+
+def distance_blocks(
+    queries: np.ndarray, gallery: np.ndarray, *, metric: Metric = "cosine", block: int = BLOCK
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(first query, distances of some queries to the whole gallery), in order."""
+    _check_features(queries, gallery)
+    return _blocks(queries, gallery, metric, block)
 
 
 def nearest(
@@ -185,6 +215,7 @@ def _ranked(
 ) -> Ranking:
     protocol.check(shape)
     precision, first_match = np.full(shape[0], np.nan), np.full(shape[0], -1, np.int64)
+    penalty = np.full(shape[0], np.nan)
     for first, distances in blocks:
         for query, row in enumerate(distances, first):
             matches, left_out = protocol.split(query)
@@ -192,7 +223,8 @@ def _ranked(
                 ranks = _ranks(row, matches, left_out)
                 precision[query] = np.mean(np.arange(1, len(ranks) + 1) / (ranks + 1))
                 first_match[query] = ranks[0]
-    return Ranking(precision, first_match)
+                penalty[query] = len(ranks) / (ranks[-1] + 1)
+    return Ranking(precision, first_match, penalty)
 
 
 def _ranks(row: np.ndarray, matches: np.ndarray, left_out: np.ndarray) -> np.ndarray:
