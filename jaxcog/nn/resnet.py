@@ -119,12 +119,14 @@ class ResNet(nn.Module):
     Attributes:
       depth: one of 18, 34, 50, 101, 152.
       last_stride: stride of layer4; person re-identification uses 1.
+      last_dilation: of the 3x3 in the first block of layer4, and in no other.
       dtype: of the arithmetic; parameters and statistics are float32.
       axis_name: see BatchNorm.
     """
 
     depth: int
     last_stride: int = 2
+    last_dilation: int = 1
     dtype: Any = jnp.float32
     axis_name: str | tuple[str, ...] | None = None
 
@@ -149,6 +151,7 @@ class ResNet(nn.Module):
 
         Returns:
           [B, C], or [B, H/32, W/32, C] (H/16 for last_stride=1); C is 512, from depth 50 up 2048.
+          Intermediates (sown): "stem", "layer1" .. "layer4", the map after each.
 
         Raises:
           ValueError: a depth without published layout.
@@ -162,12 +165,16 @@ class ResNet(nn.Module):
         x = conv(64, 7, stride=2, dtype=self.dtype, name="conv1")(x.astype(self.dtype))
         x = nn.relu(BatchNorm(not norm_train, name="bn1", **shared)(x))
         x = max_pool(x)
+        self.sow("intermediates", "stem", x)
         strides = (1, 2, 2, self.last_stride)
         for stage, stage_name in enumerate(STAGES):
             for index in range(_BLOCKS[self.depth][stage]):
                 stride = strides[stage] if index == 0 else 1
+                dilation = self.last_dilation if (stage, index) == (3, 0) else 1
                 name = f"{stage_name}_{index}"
-                x = block(64 * 2**stage, stride, name=name, **shared)(x, norm_train=norm_train)
+                layer = block(64 * 2**stage, stride, dilation, name=name, **shared)
+                x = layer(x, norm_train=norm_train)
+            self.sow("intermediates", stage_name, x)
             if between is not None:
                 x = between(stage_name, x)
         return global_average_pool(x) if pool else x
