@@ -60,22 +60,31 @@ def _image_or_arrays(path: Path) -> ImageFile | dict[str, np.ndarray]:
         return dict(archive)
 
 
+def _image_array_or_text(path: Path) -> Any:
+    """A .txt file as str, anything else as `_image_or_arrays`."""
+    return path.read_text() if path.suffix.lower() == ".txt" else _image_or_arrays(path)
+
+
 _READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "images": (IMAGE_SUFFIXES, _image),
     "levels": ((".txt",), _levels),
     "images and indexes": ((*IMAGE_SUFFIXES, ".npz"), _image_or_arrays),
     "snippets": (SNIPPET_SUFFIXES, read_snippets),
+    "images and sentences": ((*IMAGE_SUFFIXES, ".npz", ".txt"), _image_array_or_text),
 }
 
 
 def read_inputs(kind: str, paths: Sequence[Path]) -> tuple[list[Any], list[str]]:
     """(values, names) of all files; a folder stands for its files of that kind, sorted.
 
+    Where sentences are read, a name with a space in it that is no file is a sentence itself.
+
     Raises:
       DataError: a path does not exist, holds nothing of that kind, or a file cannot be read.
     """
     suffixes, read = _READERS[kind]
     files: list[Path] = []
+    sentences: list[str] = []
     for path in map(Path, paths):
         if path.is_dir():
             found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
@@ -84,6 +93,8 @@ def read_inputs(kind: str, paths: Sequence[Path]) -> tuple[list[Any], list[str]]
             files += found
         elif path.is_file():
             files.append(path)
+        elif "sentences" in kind and " " in str(path):
+            sentences.append(str(path))
         else:
             raise DataError(f"{path} does not exist: name files or folders of {kind}")
     values = []
@@ -92,4 +103,4 @@ def read_inputs(kind: str, paths: Sequence[Path]) -> tuple[list[Any], list[str]]
             values.append(read(path))
         except (OSError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
             raise _unreadable(path, kind, error) from error
-    return values, [str(path) for path in files]
+    return [*values, *sentences], [*map(str, files), *sentences]

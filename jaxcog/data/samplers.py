@@ -256,6 +256,81 @@ class PK(_Grouped):
         return np.stack(batches)
 
 
+class IdentityChunks(_Grouped):
+    """Each batch: P identities with K records each, as TextReID (BMVC 2021) composes it.
+
+    Per epoch all records are shuffled and each identity's are cut into chunks of K in that order;
+    what does not fill a chunk is left out. An identity with fewer than K has one chunk, of its
+    records repeated one by one (a, a, b, b). Batches take one chunk of P identities drawn among
+    those that have one left, until there are fewer than P of these; then batches are put in the
+    shuffled order of their first records. `identities`: int [examples]; P is batch size / K.
+
+    balanced: repeat in turn (a, b, c, a), and fill the last chunk up instead of leaving it out.
+
+    Raises DataError where there are fewer than P identities or the batch does not divide evenly.
+    """
+
+    def __init__(
+        self,
+        num_examples: int,
+        batch_size: int,
+        seed: int,
+        *,
+        identities: np.ndarray,
+        per_identity: int = 4,
+        balanced: bool = False,
+    ):
+        super().__init__(num_examples, seed, identities)
+        if batch_size % per_identity:
+            raise DataError(
+                f"batch size {batch_size} is no multiple of {per_identity} records an identity; "
+                "change one of the two"
+            )
+        self.each = per_identity
+        self.per_batch = batch_size // per_identity
+        self.balanced = balanced
+        if len(self.groups) < self.per_batch:
+            raise DataError(
+                f"batch of {self.per_batch} identities x {per_identity} records, but the data has "
+                f"{len(self.groups)} identities; lower train.batch_size"
+            )
+
+    def _plan(self, epoch: int) -> np.ndarray:
+        random = _generator(self.seed, epoch)
+        order = random.permutation(len(self.labels))
+        drawn = self.drawn(order, lambda left: random.choice(left, self.per_batch, replace=False))
+        return self.in_order(drawn, order)
+
+    def drawn(self, order: np.ndarray, pick: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """The batches of an epoch as they are drawn: int64 [steps, batch].
+
+        order: a permutation of the records. pick: chooses P of the places in `groups` it is given.
+        """
+        position = np.argsort(order)
+        waiting = [self._chunks(group[np.argsort(position[group])]) for group in self.groups]
+        left = np.array([len(chunks) for chunks in waiting])
+        batches = []
+        while np.count_nonzero(left) >= self.per_batch:
+            picked = pick(np.flatnonzero(left))
+            batches.append(np.concatenate([waiting[i][len(waiting[i]) - left[i]] for i in picked]))
+            left[picked] -= 1
+        return np.stack(batches)
+
+    def in_order(self, batches: np.ndarray, order: np.ndarray) -> np.ndarray:
+        """Batches by the place of their first record in the permutation `order`."""
+        return batches[np.argsort(np.argsort(order)[batches[:, 0]], kind="stable")]
+
+    def _chunks(self, records: np.ndarray) -> np.ndarray:
+        size = len(records)
+        if size < self.each:
+            if self.balanced:
+                return np.resize(records, (1, self.each))
+            return np.repeat(records, -(-self.each // size))[None, : self.each]
+        if self.balanced:
+            records = np.resize(records, -(-size // self.each) * self.each)
+        return records[: len(records) // self.each * self.each].reshape(-1, self.each)
+
+
 def _require_batch(num_examples: int, batch_size: int) -> None:
     if num_examples == 0:
         raise DataError("the dataset is empty: prepare it again, or point data.root elsewhere")
