@@ -5,13 +5,20 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from jaxcog.data.datasets import domains, hashing, landmarks, parsing, person_tables
+from jaxcog.data.datasets import (
+    domains,
+    few_labels,
+    hashing,
+    landmarks,
+    parsing,
+    person_tables,
+)
 from jaxcog.data.prepared import ROOT, PrepareReport, Recipe, write
 from jaxcog.errors import DataError
 
 DATASETS: dict[str, Recipe] = {
     recipe.name: recipe
-    for module in (domains, hashing, landmarks, parsing, person_tables)
+    for module in (domains, few_labels, hashing, landmarks, parsing, person_tables)
     for recipe in module.RECIPES
 }
 """Name on the command line -> how it is read."""

@@ -19,11 +19,11 @@ from jaxcog.data import images
 from jaxcog.data.prepared import ROOT, Entry, Listing, Prepared, Recipe, Records, open_prepared
 from jaxcog.data.samplers import RandomDomain
 from jaxcog.data.types import MakeSampler, Splits, Stream
-from jaxcog.errors import ConfigError
+from jaxcog.errors import ConfigError, DataError
 from jaxcog.task import DataInfo
 
 _IMAGES = (".jpg", ".jpeg", ".png")
-_FEATURES = {"image": "image", "label": ((), np.int32)}
+FEATURES = {"image": "image", "label": ((), np.int32)}
 _PACS_BROKEN = "sketch/dog/n02103406_4068-1.png"
 
 
@@ -48,17 +48,23 @@ def read_list(recipe: Recipe, path: Path, first_label: int, classes: int) -> lis
     return found
 
 
-def _class_names(recipe: Recipe, path: Path, lines: Sequence[tuple[str, int]]) -> list[str]:
-    """Class names from the folders of listed images; every class must have some."""
-    names = {label: Path(name).parent.name for name, label in lines}
-    missing = [label for label in range(max(names) + 1) if label not in names]
-    if missing:
-        raise recipe.expected(f"{path} lists no image of class {missing[0]}")
+def class_names(recipe: Recipe, lists: Mapping[Path, Sequence[tuple[str, int]]]) -> list[str]:
+    """Class names from the folders of listed images; every list must have images of every class."""
+    names = {label: Path(name).parent.name for lines in lists.values() for name, label in lines}
+    for path, lines in lists.items():
+        missing = sorted(set(range(max(names) + 1)) - {label for _, label in lines})
+        if missing:
+            name = names.get(missing[0], "")
+            called = f' ("{name}")' if name else ""
+            raise recipe.expected(
+                f"{path} lists no image of class {missing[0]}{called}: add some, or take the class "
+                "out of all lists"
+            )
     return [names[label] for label in range(len(names))]
 
 
 def _read_pacs(raw: Path) -> Listing:
-    splits, skipped, names = {}, [], {}
+    splits, skipped, lists = {}, [], {}
     for domain in PACS.domains:
         for part in ("train", "crossval"):
             path = raw / "splits" / f"{domain}_{part}_kfold.txt"
@@ -69,28 +75,26 @@ def _read_pacs(raw: Path) -> Listing:
                     f'{path} lists images of an unknown domain "{strangers.pop()}"'
                 )
             skipped += [name for name, _ in lines if name == _PACS_BROKEN]
-            lines = [(name, label) for name, label in lines if name != _PACS_BROKEN]
-            names[domain, part] = _class_names(_PACS, path, lines)
+            lists[path] = [(name, label) for name, label in lines if name != _PACS_BROKEN]
             splits[f"{domain}_{part}"] = [
                 Entry(name, {"image": raw / "images" / name, "label": label})
-                for name, label in lines
+                for name, label in lists[path]
             ]
-    classes = names[PACS.domains[0], "train"]
-    return Listing(splits, _FEATURES, {"class_names": classes}, skipped)
+    return Listing(splits, FEATURES, {"class_names": class_names(_PACS, lists)}, skipped)
 
 
 def _read_mini_domain_net(raw: Path) -> Listing:
-    splits, classes = {}, []
+    splits, lists = {}, {}
     for domain in MiniDomainNet.domains:
         for part in ("train", "test"):
             path = raw / "splits_mini" / f"{domain}_{part}.txt"
             lines = read_list(_MINI_DOMAIN_NET, path, first_label=0, classes=126)
-            if not classes:
-                classes = _class_names(_MINI_DOMAIN_NET, path, lines)
+            if part == "train":
+                lists[path] = lines
             splits[f"{domain}_{part}"] = [
                 Entry(name, {"image": raw / name, "label": label}) for name, label in lines
             ]
-    return Listing(splits, _FEATURES, {"class_names": classes})
+    return Listing(splits, FEATURES, {"class_names": class_names(_MINI_DOMAIN_NET, lists)})
 
 
 def _read_folders(
@@ -112,7 +116,7 @@ def _read_folders(
                 odd = sorted(set(found) ^ set(classes))
                 raise recipe.expected(f"{place} and {first} differ in the classes {odd[:5]}")
             splits[f"{domain}_{part}"] = list(_class_folders(recipe, raw, place, classes))
-    return Listing(splits, _FEATURES, {"class_names": classes})
+    return Listing(splits, FEATURES, {"class_names": classes})
 
 
 def _class_folders(
@@ -127,7 +131,7 @@ def _class_folders(
 
 
 @dataclasses.dataclass(frozen=True)
-class _LeaveOneOut:
+class LeaveOneOut:
     """Records: "image" float32 [S, S, 3] normalised, "label" and "domain" int32.
 
     A domain's id is its position among the sources; the target has the next one.
@@ -192,7 +196,11 @@ class _LeaveOneOut:
             known = self.source_records(prepared, self.parts[1])
             evaluation["source"] = Stream(known, transform=self.test_transform())
         return Splits(
-            train=Stream(train, transform=self.train_transform(), sampler=self._sampler(train)),
+            train=Stream(
+                train,
+                transform=images.single_view(*self.train_steps()),
+                sampler=self._sampler(train),
+            ),
             evaluation=evaluation,
             info=self._info(len(train), tuple(prepared.metadata["class_names"])),
         )
@@ -201,27 +209,43 @@ class _LeaveOneOut:
         """One part of every source domain, with the column "domain"."""
         names = [f"{domain}_{part}" for domain in self.source_domains]
         records = prepared.records(*names)
+        for place, domain in enumerate(self.source_domains):
+            present = records.columns["label"][records.part == place]
+            missing = set(range(len(prepared.metadata["class_names"]))) - set(present.tolist())
+            if missing:
+                name = prepared.metadata["class_names"][min(missing)]
+                raise DataError(
+                    f'{self.name}: the domain "{domain}" has no image of the class "{name}" in '
+                    f"{part}: complete the raw data and prepare it again, or leave the domain out "
+                    "of data.sources"
+                )
         return records.with_columns(domain=records.part.astype(np.int32))
 
     def target_stream(self, prepared: Prepared) -> Stream:
         """The target domain, for testing."""
-        target = prepared.records(*(f"{self.target}_{part}" for part in self.target_parts))
-        domain = np.full(len(target), len(self.source_domains), np.int32)
-        return Stream(target.with_columns(domain=domain), transform=self.test_transform())
+        records = self.target_records(prepared, self.target_parts)
+        return Stream(records, transform=self.test_transform())
 
-    def train_transform(self) -> images.Views:
+    def target_records(self, prepared: Prepared, parts: Sequence[str]) -> Records:
+        """Parts of the target domain, with the column "domain"."""
+        target = prepared.records(*(f"{self.target}_{part}" for part in parts))
+        domain = np.full(len(target), len(self.source_domains), np.int32)
+        return target.with_columns(domain=domain)
+
+    def train_steps(self) -> tuple[images.Step, ...]:
         """Resized, sometimes enlarged and cropped, mirrored, normalised."""
         augment = (images.EnlargeAndCrop(), images.Flip()) if self.augment else ()
-        return images.single_view(images.Resize(self.size), *augment, self._normalise())
+        return images.Resize(self.size), *augment, self.normalise()
 
     def test_transform(self) -> images.Views:
         """Resized, cropped at the centre, normalised."""
         if self.test_resize == "squash":
-            return images.single_view(images.Resize(self.size), self._normalise())
+            return images.single_view(images.Resize(self.size), self.normalise())
         resize, crop = images.ResizeShorter(self.size), images.CentreCrop(self.size)
-        return images.single_view(resize, crop, self._normalise())
+        return images.single_view(resize, crop, self.normalise())
 
-    def _normalise(self) -> images.Normalise:
+    def normalise(self) -> images.Normalise:
+        """[0, 255] to what the network takes."""
         return images.Normalise(self.mean, self.std)
 
     def _sampler(self, records: Records) -> MakeSampler | None:
@@ -247,7 +271,7 @@ class _LeaveOneOut:
 
 
 @dataclasses.dataclass(frozen=True)
-class PACS(_LeaveOneOut):
+class PACS(LeaveOneOut):
     """Art paintings, cartoons, photos and sketches of 7 classes (Li et al., ICCV 2017)."""
 
     target: Literal["art_painting", "cartoon", "photo", "sketch"] = "sketch"
@@ -266,7 +290,7 @@ class PACS(_LeaveOneOut):
 
 
 @dataclasses.dataclass(frozen=True)
-class OfficeHome(_LeaveOneOut):
+class OfficeHome(LeaveOneOut):
     """Office and household objects of 65 classes (Venkateswara et al., CVPR 2017)."""
 
     target: Literal["art", "clipart", "product", "real_world"] = "art"
@@ -285,7 +309,7 @@ class OfficeHome(_LeaveOneOut):
 
 
 @dataclasses.dataclass(frozen=True)
-class DigitsDG(_LeaveOneOut):
+class DigitsDG(LeaveOneOut):
     """Digits of MNIST, MNIST-M, SVHN and SYN, 32x32 (Zhou et al., AAAI 2020)."""
 
     target: Literal["mnist", "mnist_m", "svhn", "syn"] = "mnist_m"
@@ -303,7 +327,7 @@ class DigitsDG(_LeaveOneOut):
 
 
 @dataclasses.dataclass(frozen=True)
-class VLCS(_LeaveOneOut):
+class VLCS(LeaveOneOut):
     """Caltech101, LabelMe, PASCAL and SUN09 in 5 classes (Fang et al., ICCV 2013)."""
 
     target: Literal["caltech", "labelme", "pascal", "sun"] = "caltech"
@@ -322,7 +346,7 @@ class VLCS(_LeaveOneOut):
 
 
 @dataclasses.dataclass(frozen=True)
-class MiniDomainNet(_LeaveOneOut):
+class MiniDomainNet(LeaveOneOut):
     """A part of DomainNet: 4 domains, 126 classes, 96x96 (Zhou et al., TIP 2021)."""
 
     target: Literal["clipart", "painting", "real", "sketch"] = "sketch"
@@ -341,7 +365,7 @@ class MiniDomainNet(_LeaveOneOut):
     classes = tuple(f"class {i}" for i in range(126))
 
 
-def _folder_reader(config: type[_LeaveOneOut], folders: Mapping[str, str], parts: Any) -> Any:
+def _folder_reader(config: type[LeaveOneOut], folders: Mapping[str, str], parts: Any) -> Any:
     def read(raw: Path) -> Listing:
         return _read_folders(_BY_NAME[config.name], raw, folders, parts)
 

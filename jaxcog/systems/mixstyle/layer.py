@@ -22,6 +22,7 @@ class MixStyle:
     mix: "random" partners, or partners from another domain ("crossdomain"; by the labels of the
       domains where they are given, else between the two halves of the batch).
     after: stages behind which it stands; several early ones, and never the last one.
+    even_last: allow the last one all the same, for the paper's ablation.
     eps, ddof: of the deviation, see `ops.instance_statistics`.
     """
 
@@ -31,6 +32,7 @@ class MixStyle:
     after: tuple[str, ...] = ("layer1", "layer2", "layer3")
     eps: float = 1e-6
     ddof: int = 1
+    even_last: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:
@@ -122,9 +124,9 @@ class MixStyle:
                 f"mixstyle.after={self.after}: this network has no {', '.join(unknown)}; "
                 f"choose from {', '.join(stages[:-1])}"
             )
-        if stages[-1] in self.after:
+        if stages[-1] in self.after and not self.even_last:
             raise ConfigError(
                 f"mixstyle.after={self.after}: {stages[-1]} is the last stage, whose statistics "
                 "carry the class; mixing them costs accuracy (the paper: PACS 82.8 -> 75.6). "
-                f"Choose from {', '.join(stages[:-1])}"
+                f"Choose from {', '.join(stages[:-1])}, or set mixstyle.even_last for the ablation"
             )

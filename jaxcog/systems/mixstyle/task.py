@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxcog import rng
-from jaxcog.errors import ConfigError
-from jaxcog.losses.classification import cross_entropy, cross_entropy_per_example
-from jaxcog.metrics import classification as metrics
-from jaxcog.metrics.state import Confusion, Mean
+from jaxcog.losses.classification import cross_entropy
 from jaxcog.optim import Optimizer, Schedule, gradient_step, initial_state
-from jaxcog.systems.mixstyle import figures, ops
+from jaxcog.systems.mixstyle import figures, judging, ops
 from jaxcog.systems.mixstyle.layer import MixStyle
 from jaxcog.systems.mixstyle.model import Network, stages_of
 from jaxcog.systems.mixstyle.torch_names import NAMES
@@ -43,20 +40,16 @@ class Classification:
     hidden: tuple[int, ...] = ()
     dropout: float = 0.5
     optimizer: Optimizer = dataclasses.field(default_factory=_sgd)
-    headline: Literal["accuracy", "per_class_accuracy"] = "accuracy"
+    headline: judging.Headline = "accuracy"
 
     def __post_init__(self) -> None:
         self.mixstyle.check_stages(stages_of(self.network))
-        if any(size < 1 for size in self.hidden):
-            raise ConfigError(f"task.hidden={self.hidden}: layer sizes, at least 1 each")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"task.dropout={self.dropout}: a probability, at least 0, below 1")
-        if self.headline not in ("accuracy", "per_class_accuracy"):
-            raise ConfigError(f'task.headline="{self.headline}": accuracy or per_class_accuracy')
+        judging.check_head(self.hidden, self.dropout)
+        judging.check_headline(self.headline)
 
     def build(self, setting: Setting) -> Task:
         """The pure functions. Raises ConfigError where the data does not fit."""
-        height, width, channels = _image_shape(setting)
+        height, width, channels = judging.image_shape(setting, setting.data.element)
         network = Network(
             backbone=self.network,
             num_classes=setting.data.num_classes,
@@ -65,7 +58,7 @@ class Classification:
             dtype=setting.dtype,
         )
 
-        probabilities = _probabilities(network)
+        probabilities = judging.probabilities(network)
 
         def init(key: Key) -> State:
             params, stats = network.init(rng.stream(key, "init"), (height, width, channels))
@@ -82,8 +75,8 @@ class Classification:
         return Task(
             init=init,
             train_step=gradient_step(loss, self.optimizer, setting),
-            eval_step=_eval_step(network),
-            summarize=_summarize,
+            eval_step=judging.eval_step(network),
+            summarize=judging.summarize,
             headline=self.headline,
             figures=figures.report(setting.data, probabilities),
             predict=figures.prediction(setting.data, probabilities, (height, width)),
@@ -114,66 +107,3 @@ def supervised_loss(
     right = jnp.argmax(out.logits, axis=-1) == batch["label"]
     scalars = {"accuracy": 100 * jnp.mean(right.astype(jnp.float32))}
     return cross_entropy(out.logits, batch["label"]), ({"batch_stats": out.batch_stats}, scalars)
-
-
-def _image_shape(setting: Setting) -> tuple[int, int, int]:
-    if setting.data.num_classes < 2:
-        raise ConfigError(
-            f"mixstyle classifies images, but the data names {setting.data.num_classes} classes: "
-            "choose a dataset with class names"
-        )
-    image = setting.data.element.get("image")
-    if image is None or len(image.shape) != 3 or "label" not in setting.data.element:
-        raise ConfigError(
-            'mixstyle needs "image" [H, W, 3] and "label" in each example; the data has '
-            f"{', '.join(sorted(setting.data.element))}: choose a classification dataset"
-        )
-    return image.shape
-
-
-def _weights(state: State) -> Any:
-    return state.get("ema", state["params"])
-
-
-def _eval_step(network: Network) -> Any:
-    def eval_step(state: State, batch: Batch) -> dict[str, Any]:
-        out = network.apply(_weights(state), state["batch_stats"], batch["image"], train=False)
-        mask = batch.get("mask")
-        predicted = jnp.argmax(out.logits, axis=-1)
-        losses = cross_entropy_per_example(out.logits, batch["label"])
-        return {
-            "confusion": Confusion.of(predicted, batch["label"], network.num_classes, mask),
-            "loss": Mean.of(losses, mask),
-        }
-
-    return eval_step
-
-
-def _probabilities(network: Network) -> Any:
-    @jax.jit
-    def probabilities(state: State, images: jax.Array) -> jax.Array:
-        out = network.apply(_weights(state), state["batch_stats"], images, train=False)
-        return jax.nn.softmax(out.logits)
-
-    return probabilities
-
-
-def _summarize(results: Mapping[str, Any]) -> dict[str, float]:
-    """The test split's metrics by their plain names, the other splits' as "split/name".
-
-    Percentages, except the loss. Without a split called "test" the first one takes its place.
-    """
-    main = "test" if "test" in results else next(iter(results))
-    summary = {}
-    for split, states in results.items():
-        counts = states["confusion"].compute()
-        values = {
-            "accuracy": metrics.accuracy(counts),
-            "error_rate": 100.0 - metrics.accuracy(counts),
-            "macro_f1": metrics.macro_f1(counts),
-            "per_class_accuracy": metrics.per_class_accuracy(counts),
-            "loss": states["loss"].compute(),
-        }
-        prefix = "" if split == main else f"{split}/"
-        summary.update({f"{prefix}{name}": value for name, value in values.items()})
-    return summary

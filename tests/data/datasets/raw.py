@@ -110,3 +110,16 @@ def descriptors(path: Path, count: int, *, first_label: int, seed: int) -> np.nd
     names = [f"{path.stem}{i}" for i in range(count)]
     path.write_bytes(pickle.dumps({"codes": codes, "labels": labels, "id": names}))
     return codes
+
+
+def visda17(raw: Path, classes: int) -> Path:
+    """{train,validation}/image_list.txt with labels from 0, two images of each class."""
+    for folder in ("train", "validation"):
+        lines = []
+        for label in range(classes):
+            for i in range(2):
+                file = f"thing{label}/{i}.jpg"
+                picture(raw / folder / file, label * 10 + i)
+                lines.append(f"{file} {label}\n")
+        (raw / folder / "image_list.txt").write_text("".join(lines))
+    return raw
