@@ -44,12 +44,16 @@ class Ratio:
 
 @dataclasses.dataclass(frozen=True)
 class Margin:
-    """The mean of `metric` under `better` must exceed that under `worse` by `value`."""
+    """The mean of `metric` under `better` must exceed that under `worse` by `value`.
+
+    worse_metric: what is compared with under `worse`, where it has another name there.
+    """
 
     better: str
     worse: str
     metric: str
     value: float
+    worse_metric: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +81,8 @@ class Claim:
     variants: name -> what is different; the method on, off, ablated.
     cells: name -> what is different; settings averaged over (target domains, folds).
     common: what is different in all runs.
+    after: config of an earlier stage. It is trained once a seed, as it stands, and every run of
+      that seed starts from its weights.
     seeds: runs per variant and cell; seed s sets train.seed, and data.seed where there is one.
     metrics: columns of the table, as in the task's `summarize`.
     requirements: what must hold; empty for a limit: a setting where no effect is expected, which
@@ -91,6 +97,7 @@ class Claim:
     metrics: tuple[str, ...]
     cells: Mapping[str, Overrides] = dataclasses.field(default_factory=lambda: {"": {}})
     common: Overrides = dataclasses.field(default_factory=dict)
+    after: str | None = None
     seeds: int = 5
     requirements: tuple[Requirement, ...] = ()
     note: str = ""

@@ -22,7 +22,7 @@ from jaxcog.training import checkpoint, evaluation, experience, loop, sharding, 
 from jaxcog.training.checkpoint import Checkpoints
 from jaxcog.training.profile import Profile
 from jaxcog.training.program import Program, assemble
-from jaxcog.training.progress import Reporter
+from jaxcog.training.progress import Reporter, Silent
 from jaxcog.training.workdir import CHECKPOINTS, REPORT_FILE, claim, read_experiment
 from jaxcog.training.writers import METRICS_FILE
 from jaxcog.trees import by_path, path_name
@@ -197,6 +197,8 @@ def import_torch(
 ) -> importer.Report:
     """An official PyTorch checkpoint as a run's folder that every other verb understands.
 
+    A checkpoint of a later stage is laid over the weights of `train.start_from`.
+
     Raises:
       CheckpointError: keys are unused, missing or of another shape; nothing is written then.
       ConfigError: `out` already holds a run.
@@ -207,12 +209,18 @@ def import_torch(
     if program.task.import_names is None:
         raise ConfigError(f"{name} has no table of official names: nothing can be imported")
     state = program.init(program.root_key())
+    origin = experiment.train.start_from
+    if origin is None:
+        program.task.check_origin(None)
+    else:
+        state = start.start_from(program, state, origin, Silent())
     weights = {part: state[part] for part in program.task.import_parts if part in state}
     tensors = read.read_checkpoint(file)
     tables = program.task.import_names
     tables = tables if isinstance(tables, tuple) else (tables,)
     table = min(tables, key=lambda table: len(table.convert(tensors)[1].unused))
-    imported, found = importer.import_checkpoint(tensors, table, weights, allow_missing)
+    kept = (*program.task.import_kept, *allow_missing)
+    imported, found = importer.import_checkpoint(tensors, table, weights, kept)
     values = by_path(imported)
 
     def pick(path: Any, leaf: jax.Array, place: Any) -> jax.Array:

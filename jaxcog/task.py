@@ -89,6 +89,10 @@ def _no_figures(
     return []
 
 
+def _any_origin(data: DataInfo | None) -> None:
+    pass
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """How a system learns and how it is judged. Every callable is pure; none reads or writes files.
@@ -107,7 +111,7 @@ class Task:
     batch_partition: name -> PartitionSpec where a batch entry is split over more than its first
       axis (the `space` axis); all others are split over ("data", "fsdp").
     figures(state, samples, results) -> what the report shows. `samples`: {split: dict of NumPy
-      arrays, the first few hundred evaluation examples, or one episode}; `results`: the merged
+      arrays, the first evaluation examples, or one episode}; `results`: the merged
       metric states of the last evaluation.
     predict(state, inputs, names) -> figures for `jaxcog predict`; `inputs` are what jaxcog.data
       read from the files called `names`, by `reads`. None: this task predicts nothing.
@@ -122,6 +126,10 @@ class Task:
     import_names: the room's `torch_names` table (see jaxcog.interop), or several, of which the one
       that knows the most keys is taken; None where there is none.
     import_parts: the entries of the State that an official checkpoint holds.
+    import_kept: expressions of paths in them that it does not hold, because an earlier stage did.
+    check_origin(data): called before a fresh run with the data of the run in `train.start_from`,
+      None where there is none; raises where that is no start for this task.
+    samples: how many evaluation examples of each split `figures` wants.
     """
 
     init: Callable[[Key], State]
@@ -141,3 +149,6 @@ class Task:
     embed: Callable[[State, jax.Array], jax.Array] | None = None
     import_names: Any = None
     import_parts: tuple[str, ...] = ("params", "batch_stats")
+    import_kept: tuple[str, ...] = ()
+    check_origin: Callable[[DataInfo | None], None] = _any_origin
+    samples: int = 400

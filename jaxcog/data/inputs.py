@@ -65,12 +65,21 @@ def _image_array_or_text(path: Path) -> Any:
     return path.read_text() if path.suffix.lower() == ".txt" else _image_or_arrays(path)
 
 
+def _image_or_mask(path: Path) -> np.ndarray:
+    """uint8 [H, W, 3]; a PNG of one channel as it is, [H, W] (a palette's indices, not colours)."""
+    with Image.open(path) as image:
+        if path.suffix.lower() == ".png" and len(image.getbands()) == 1:
+            return np.asarray(image).astype(np.uint8)
+        return np.asarray(image.convert("RGB"))
+
+
 _READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "images": (IMAGE_SUFFIXES, _image),
     "levels": ((".txt",), _levels),
     "images and indexes": ((*IMAGE_SUFFIXES, ".npz"), _image_or_arrays),
     "snippets": (SNIPPET_SUFFIXES, read_snippets),
     "images and sentences": ((*IMAGE_SUFFIXES, ".npz", ".txt"), _image_array_or_text),
+    "images and masks": (IMAGE_SUFFIXES, _image_or_mask),
 }
 
 

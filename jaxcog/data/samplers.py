@@ -47,18 +47,20 @@ def _generator(seed: int, epoch: int) -> np.random.Generator:
 class Uniform:
     """Without replacement, reshuffled every epoch, the last partial batch dropped.
 
+    limit: examples an epoch has at most; the others have no turn in it.
+
     Sets of more than a million records are never permuted as a whole: each index then comes from
     grain's `index_shuffle`, which needs no memory.
 
     Raises DataError where there are fewer examples than one batch.
     """
 
-    def __init__(self, num_examples: int, batch_size: int, seed: int):
-        _require_batch(num_examples, batch_size)
+    def __init__(self, num_examples: int, batch_size: int, seed: int, limit: int | None = None):
+        _require_batch(num_examples if limit is None else min(num_examples, limit), batch_size)
         self.num_examples = num_examples
         self.batch_size = batch_size
         self.seed = seed
-        self.steps_per_epoch = num_examples // batch_size
+        self.steps_per_epoch = min(num_examples, limit or num_examples) // batch_size
         self._epoch = Recent(self._permutation, size=2)
 
     def _permutation(self, epoch: int) -> np.ndarray:

@@ -10,9 +10,6 @@ import numpy as np
 from jaxcog.data import pipeline
 from jaxcog.data.types import Record, Source, Stream
 
-SHOWN = 400
-"""Examples of each evaluation split that a report gets to see."""
-
 
 @dataclasses.dataclass(frozen=True)
 class _Chosen:

@@ -74,7 +74,7 @@ def examples(program: Program, state: State, splits: Splits) -> dict[str, dict[s
     return {
         name: experience.recorded(program, state, stream)
         if isinstance(stream, Experience)
-        else samples.sample_arrays(stream, samples.SHOWN)
+        else samples.sample_arrays(stream, program.task.samples)
         for name, stream in splits.evaluation.items()
     }
 

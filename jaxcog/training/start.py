@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from jaxcog.training import checkpoint, experience, sharding
 from jaxcog.training.checkpoint import Checkpoints
 from jaxcog.training.program import Program, assemble, evaluation_batch
 from jaxcog.training.progress import Reporter
+from jaxcog.training.workdir import read_experiment
 from jaxcog.trees import by_path, path_name
 
 
@@ -92,7 +94,9 @@ def begin(program: Program, splits: Splits, checkpoints: Checkpoints, reporter: 
         return Begun(state, saved["step"], {**meta, **saved}, restored=True)
     state = program.init(program.root_key())
     origin = program.experiment.train.start_from
-    if origin is not None:
+    if origin is None:
+        program.task.check_origin(None)
+    else:
         state = start_from(program, state, origin, reporter)
     return Begun(state, 0, meta, restored=False)
 
@@ -146,14 +150,30 @@ def restore_state(program: Program, checkpoints: Checkpoints, step: int | None) 
 def start_from(program: Program, state: State, origin: str, reporter: Reporter) -> State:
     """`state` with the parameters and statistics of another stage's checkpoint.
 
-    Everything under "params" and "batch_stats" must be in that checkpoint with the same shape, but
-    for what `train.start_fresh` names; a moving average starts from the parameters.
-
     Raises:
-      CheckpointError: listing every variable that does not fit.
+      CheckpointError: the task does not accept that stage, or variables do not fit (see `adopt`).
       ConfigError: a pattern of `train.start_fresh` matches nothing.
     """
-    saved = by_path(checkpoint.restore_tree(origin, only=_is_weight))
+    folder, _ = checkpoint.resolve(origin)
+    _, earlier = read_experiment(Path(folder))
+    program.task.check_origin(earlier.data.describe())
+    saved = checkpoint.restore_tree(origin, only=_is_weight)
+    state = adopt(program, state, saved, origin)
+    reporter.say(f"starting from the weights of {origin}")
+    return state
+
+
+def adopt(program: Program, state: State, earlier: State, origin: str) -> State:
+    """`state` with the parameters and statistics of `earlier`.
+
+    Everything under "params" and "batch_stats" must be in `earlier` with the same shape, but for
+    what `train.start_fresh` names; a moving average starts from the parameters.
+
+    origin: what to call `earlier` in messages.
+
+    Raises CheckpointError and ConfigError as `start_from` does.
+    """
+    saved = by_path(earlier)
     fresh = program.experiment.train.start_fresh
     names = [name for name in by_path(state) if _is_weight(name)]
     unused = [pattern for pattern in fresh if not any(re.search(pattern, n) for n in names)]
@@ -185,7 +205,6 @@ def start_from(program: Program, state: State, origin: str, reporter: Reporter) 
                 ]
             )
         )
-    reporter.say(f"starting from the weights of {origin}")
     return state
 
 
