@@ -12,13 +12,22 @@ from jaxcog.data.datasets import (
     landmarks,
     parsing,
     person_tables,
+    segmentation_episodes,
 )
 from jaxcog.data.prepared import ROOT, PrepareReport, Recipe, write
 from jaxcog.errors import DataError
 
 DATASETS: dict[str, Recipe] = {
     recipe.name: recipe
-    for module in (domains, few_labels, hashing, landmarks, parsing, person_tables)
+    for module in (
+        domains,
+        few_labels,
+        hashing,
+        landmarks,
+        parsing,
+        person_tables,
+        segmentation_episodes,
+    )
     for recipe in module.RECIPES
 }
 """Name on the command line -> how it is read."""
