@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,8 +22,8 @@ _QUERIES = 8  # with pictures
 _NEIGHBOURS = 8
 _ANSWERS = 100  # in the table
 _CHUNK = 32  # images that are encoded at once
-_THUMBNAIL = 64
-_MOST_THUMBNAILS = 2000
+_THUMBNAIL = (96, 96, 3)
+_MOST_THUMBNAILS = 1000
 
 Encode = Callable[[State, Any], jax.Array]
 """(state, normalised images [B, H, W, C]) -> continuous codes [B, K]."""
@@ -76,8 +77,7 @@ def _codes(
         words.append(pack_on_host(codes))
         bits = codes.shape[1]
         if len(images) <= _MOST_THUMBNAILS:
-            square = (_THUMBNAIL, _THUMBNAIL, 3)
-            thumbnails += [np.round(255 * fit(image, square)).astype(np.uint8) for image in pixels]
+            thumbnails += [_thumbnail(image) for image in pixels]
     return np.concatenate(words), np.stack(thumbnails) if thumbnails else None, bits
 
 
@@ -97,6 +97,15 @@ def fit(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return cropped if channels == 3 else cropped.mean(axis=-1, keepdims=True)
 
 
+def _thumbnail(image: Any) -> np.ndarray:
+    """uint8 [96, 96, 3]."""
+    return np.round(255 * fit(np.asarray(image), _THUMBNAIL)).astype(np.uint8)
+
+
+def _caption(name: str, bits: int) -> str:
+    return f"{bits} bits, {Path(name).name}"
+
+
 def _neighbours(images: Sequence[Any], index: HammingIndex) -> list[Figure]:
     """The first images as queries against all others."""
     if len(images) < 2:
@@ -107,7 +116,7 @@ def _neighbours(images: Sequence[Any], index: HammingIndex) -> list[Figure]:
         order = [i for i in np.argsort(distances, kind="stable")[: _NEIGHBOURS + 1] if i != q]
         pictures = [Picture(np.asarray(images[q]), "query")]
         pictures += [
-            Picture(np.asarray(images[i]), f"{index.names[i]}, {distances[i]} bits")
+            Picture(np.asarray(images[i]), _caption(index.names[i], distances[i]))
             for i in order[:_NEIGHBOURS]
         ]
         rows.append((index.names[q], pictures))
@@ -156,9 +165,9 @@ def _answers(
         return [table]
     shown = []
     for q in range(min(_QUERIES, len(images))):
-        pictures = [Picture(np.asarray(images[q]), "query")]
+        pictures = [Picture(_thumbnail(images[q]), "query")]
         pictures += [
-            Picture(index.thumbnails[item], f"{index.names[item]}, {bits} bits")
+            Picture(index.thumbnails[item], _caption(index.names[item], bits))
             for item, bits in zip(found[q, :_NEIGHBOURS], distances[q, :_NEIGHBOURS], strict=True)
         ]
         shown.append((names[q], pictures))

@@ -118,7 +118,7 @@ def test_predict_builds_an_index_and_answers_from_it(tmp_path):
     images = [np.full((10, 12, 3), value, np.uint8) for value in (0, 255, 0)]
     shown, *files = task.predict(state, images, ["black", "white", "too"])
     assert [len(row) for _, row in shown.rows] == [3, 3, 3]
-    assert shown.rows[0][1][1].caption == "too, 0 bits"
+    assert shown.rows[0][1][1].caption == "0 bits, too"
     assert [file.name for file in files] == ["index.npz", "codes.npy", "codes.faiss"]
     (tmp_path / "index.npz").write_bytes(files[0].data)
     codes = np.load(io.BytesIO(files[1].data))
