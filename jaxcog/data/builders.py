@@ -12,6 +12,7 @@ from jaxcog.data.datasets import (
     landmarks,
     parsing,
     person_tables,
+    reid,
     segmentation_episodes,
 )
 from jaxcog.data.prepared import ROOT, PrepareReport, Recipe, write
@@ -26,6 +27,7 @@ DATASETS: dict[str, Recipe] = {
         landmarks,
         parsing,
         person_tables,
+        reid,
         segmentation_episodes,
     )
     for recipe in module.RECIPES

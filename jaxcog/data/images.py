@@ -138,12 +138,13 @@ def normalise(
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-    """To [size, size], whatever the aspect."""
+    """To [size, size], or [size, width], whatever the aspect."""
 
     size: int
+    width: int | None = None
 
     def __call__(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        return resize(image, self.size, self.size)
+        return resize(image, self.size, self.width or self.size)
 
 
 @dataclasses.dataclass(frozen=True)

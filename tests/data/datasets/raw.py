@@ -123,3 +123,17 @@ def visda17(raw: Path, classes: int) -> Path:
                 lines.append(f"{file} {label}\n")
         (raw / folder / "image_list.txt").write_text("".join(lines))
     return raw
+
+
+def reid(raw: Path, persons: int, cameras: int) -> Path:
+    """bounding_box_train, query, bounding_box_test with <person>_c<camera>s1_<i>.jpg."""
+    for folder, first in (("bounding_box_train", 2), ("query", 100), ("bounding_box_test", 100)):
+        for person in range(first, first + persons):
+            for camera in range(1, cameras + 1):
+                for i in range(1 if folder == "query" else 2):
+                    file = raw / folder / f"{person:04d}_c{camera}s1_{i}.jpg"
+                    picture(file, 1000 * person + 10 * camera + i, 32, 16)
+    for name in ("-1_c1s1_0.jpg", "0000_c2s1_0.jpg"):
+        picture(raw / "bounding_box_test" / name, 7, 32, 16)
+    (raw / "query" / "Thumbs.db").write_bytes(b"")
+    return raw
