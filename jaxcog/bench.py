@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import statistics
 import tempfile
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcog.config import Experiment
+from jaxcog.config import Experiment, override
 from jaxcog.data.pipeline import LocalBatch
 from jaxcog.data.types import Splits
 from jaxcog.errors import ConfigError
@@ -22,7 +23,7 @@ from jaxcog.planning.flops import program_flops
 from jaxcog.planning.hardware import peak_flops, size_text
 from jaxcog.planning.memory import compiled_bytes
 from jaxcog.task import State
-from jaxcog.training import loop, sharding, start
+from jaxcog.training import evaluation, loop, sharding, start
 from jaxcog.training.program import Program
 from jaxcog.training.progress import Silent
 from jaxcog.training.writers import MetricsWriter, StepLog
@@ -30,6 +31,29 @@ from jaxcog.training.writers import MetricsWriter, StepLog
 _WARM_UP = 3  # the first batches and steps, not timed; later measurements reuse these batches
 _LEAST_SECONDS = 0.3  # of reading batches, so that a fast pipeline is not timed by its first ones
 _MAX_BATCHES = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationRate:
+    """Examples evaluated per second: in batches, and one at a time (one a device, on several).
+
+    Both go through the same examples in alternating blocks; ratio is the median of their ratios,
+    ratio_range the smallest and largest.
+    """
+
+    batch_size: int
+    examples_per_second: float
+    one_at_a_time_per_second: float
+    ratio: float
+    ratio_range: tuple[float, float]
+
+    def __str__(self) -> str:
+        low, high = self.ratio_range
+        return (
+            f"{self.examples_per_second:.1f} examples/s in batches of {self.batch_size}, "
+            f"{self.one_at_a_time_per_second:.1f} one at a time: {self.ratio:.2f} times "
+            f"({low:.2f} to {high:.2f})"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +72,7 @@ class BenchReport:
     loop_over_bare_step: the training loop's time per update (placing batches, reading and writing
       metrics) over that of the jitted step in a bare Python loop; median of interleaved blocks.
     loop_over_bare_step_range: the smallest and largest of these ratios.
+    evaluation: of the first evaluation split; None where it was not asked for.
     """
 
     config: str
@@ -69,14 +94,11 @@ class BenchReport:
     loop_over_bare_step: float
     loop_over_bare_step_range: tuple[float, float]
     notes: tuple[str, ...] = ()
+    evaluation: EvaluationRate | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values under the names of the fields."""
-        plain = dataclasses.asdict(self)
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in plain.items()
-        }
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def text(self) -> str:
         """The same for a person: one line a figure, then the notes."""
@@ -101,6 +123,8 @@ class BenchReport:
             ("peak memory", f"{size_text(self.peak_memory_bytes)} ({self.peak_memory_source})"),
             ("loop / bare step", f"{self.loop_over_bare_step:.3f} ({low:.3f} to {high:.3f})"),
         ]
+        if self.evaluation is not None:
+            rows.append(("evaluation", str(self.evaluation)))
         width = max(len(name) for name, _ in rows)
         lines = [
             f"bench of {self.config}",
@@ -110,7 +134,12 @@ class BenchReport:
 
 
 def bench(
-    experiment: Experiment, *, name: str | None = None, steps: int = 30, repeats: int = 5
+    experiment: Experiment,
+    *,
+    name: str | None = None,
+    steps: int = 30,
+    repeats: int = 5,
+    with_evaluation: bool = False,
 ) -> BenchReport:
     """Measures `experiment` from a fresh state; leaves nothing behind.
 
@@ -118,6 +147,7 @@ def bench(
       name: of the experiment, in the report; its system by default.
       steps: updates to time one by one, and batches to time the pipeline with.
       repeats: pairs of blocks of `steps` updates that compare the loop with the bare step.
+      with_evaluation: whether to compare evaluation in batches with one example at a time.
 
     Raises:
       ConfigError: fewer than one step or repeat.
@@ -133,6 +163,7 @@ def bench(
     splits = start.embedded(program, program.init(key), splits)
     held, batches_per_second = _input_pipeline(program, splits, steps)
 
+    rate = _evaluation_rate(program, splits, repeats) if with_evaluation else None
     state, times = _step_times(program, program.init(key), held, key, steps)
     ratios = _loop_ratios(program, state, held, key, steps, repeats)
     seconds = statistics.median(times)
@@ -160,6 +191,7 @@ def bench(
         loop_over_bare_step=statistics.median(ratios),
         loop_over_bare_step_range=(min(ratios), max(ratios)),
         notes=_notes(program, batches_per_second, seconds),
+        evaluation=rate,
     )
 
 
@@ -248,6 +280,47 @@ def _timed(block: Callable[[State], State], state: State) -> tuple[State, float]
     began = time.perf_counter()
     state = block(state)
     return state, time.perf_counter() - began
+
+
+def _evaluation_rate(program: Program, splits: Splits, repeats: int) -> EvaluationRate:
+    state = program.init(program.root_key())
+    stream = next(iter(splits.evaluation.values()))
+    arrays = next(iter(evaluation.batches(program, state, stream))).arrays
+    one = override(program.experiment, {"train.eval_batch_size": 1})
+    single = start.assemble_for(one, splits, list(program.mesh.devices.flat))
+    count, size = len(arrays["mask"]), single.eval_struct["mask"].shape[0]
+
+    def through(chosen: Program, size: int) -> Callable[[], None]:
+        parts = [
+            {name: arrays[name][first : first + size] for name in chosen.eval_struct}
+            for first in range(0, count - count % size, size)
+        ]
+        placed = [sharding.place(p, chosen.eval_shardings, chosen.eval_struct) for p in parts]
+
+        def run() -> None:
+            for part in placed:
+                jax.block_until_ready(chosen.eval_step(state, part))
+
+        return run
+
+    blocks = through(program, count), through(single, size)
+    for block in blocks:
+        block()
+    times = np.zeros((repeats, 2))
+    for repeat in range(repeats):
+        for which in (0, 1) if repeat % 2 == 0 else (1, 0):
+            began = time.perf_counter()
+            blocks[which]()
+            times[repeat, which] = time.perf_counter() - began
+    ratios = times[:, 1] / times[:, 0]
+    whole, each = np.median(times, axis=0)
+    return EvaluationRate(
+        batch_size=count,
+        examples_per_second=count / float(whole),
+        one_at_a_time_per_second=count / float(each),
+        ratio=float(np.median(ratios)),
+        ratio_range=(float(ratios.min()), float(ratios.max())),
+    )
 
 
 def _numbered(held: Sequence[LocalBatch], steps: int) -> Iterator[LocalBatch]:

@@ -106,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("bench", _bench, "Measure a config's step and input pipeline.", settings=True)
     sub.add_argument("config", nargs="?", metavar="CONFIG")
     sub.add_argument("--steps", type=int, default=30, help="updates to time")
+    sub.add_argument(
+        "--evaluation", action="store_true", help="also evaluation in batches and one at a time"
+    )
     _add_all(sub, "the default config of every system")
     sub.add_argument("--tiny", action="store_true", help="the tiny variant")
     sub.add_argument("--json", action="store_true", help="as JSON")
@@ -297,7 +300,7 @@ def _bench(args: argparse.Namespace, flags: list[str]) -> int:
     from jaxcog import bench
 
     name, experiment = _experiment(args, flags)
-    found = bench.bench(experiment, name=name, steps=args.steps)
+    found = bench.bench(experiment, name=name, steps=args.steps, with_evaluation=args.evaluation)
     _show(args, found.to_json(), found.text())
     return 0
 

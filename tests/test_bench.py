@@ -37,6 +37,7 @@ KEYS = {
     "loop_over_bare_step",
     "loop_over_bare_step_range",
     "notes",
+    "evaluation",
 }
 
 
@@ -59,7 +60,7 @@ class Linear:
         return Task(
             init=init,
             train_step=train_step,
-            eval_step=lambda state, batch: loss(state["params"], batch),
+            eval_step=lambda state, batch: {"loss": loss(state["params"], batch)},
             summarize=dict,
             headline="loss",
         )
@@ -114,6 +115,15 @@ def test_report(tmp_path, monkeypatch):
     assert found["peak_memory_bytes"] > 0
     assert "standin/rows" in report.text()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluation_in_batches_and_one_at_a_time():
+    report = bench(experiment(), steps=2, repeats=3, with_evaluation=True)
+    rate = report.evaluation
+    assert rate.batch_size == 256  # the default of train.eval_batch_size
+    assert rate.ratio_range[0] <= rate.ratio <= rate.ratio_range[1]
+    assert rate.examples_per_second > 0
+    assert "one at a time" in report.text()
 
 
 def test_a_slow_pipeline_is_named():

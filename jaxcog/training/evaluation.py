@@ -41,7 +41,7 @@ def _evaluate_split(
 ) -> Any:
     total = None
     pending = None
-    for batch in _batches(program, state, stream):
+    for batch in batches(program, state, stream):
         arrays = {name: batch.arrays[name] for name in program.eval_struct}
         placed = sharding.place(arrays, program.eval_shardings, program.eval_struct)
         states = program.eval_step(state, placed)
@@ -52,9 +52,10 @@ def _evaluate_split(
     return _merge(total, pending)
 
 
-def _batches(
+def batches(
     program: Program, state: State, stream: Stream | Experience
 ) -> Iterator[pipeline.LocalBatch]:
+    """This process's part of every batch of a split."""
     if isinstance(stream, Experience):
         return experience.episodes(program, state, stream)
     size = evaluation_batch(program.experiment, program.mesh)
