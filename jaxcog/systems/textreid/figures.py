@@ -84,7 +84,7 @@ def cosine_histogram(found: Mapping[str, np.ndarray], most: int = 1000) -> Histo
         series,
         x_label="cosine",
         y_label="share of pairs",
-        note="The alignment loss pushes one person's pairs above 0.6 and other pairs below 0.4.",
+        note="The alignment loss pushes apart what overlaps here.",
     )
 
 
@@ -194,7 +194,7 @@ def plot_ranking(
     for sentence in sentences:
         found, values = search(model, index.embeddings, sentence, k)
         shown = [
-            Picture(index.thumbnails[item], f"{place}. {_short(index.names[item])} ({value:.2f})")
+            Picture(index.thumbnails[item], f"{place}: {value:.2f}, {_short(index.names[item])}")
             for place, (item, value) in enumerate(zip(found, values, strict=True), 1)
         ]
         rows.append((sentence, shown))
