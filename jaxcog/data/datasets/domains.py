@@ -130,6 +130,35 @@ def _class_folders(
             yield Entry(str(file.relative_to(raw)), {"image": file, "label": label})
 
 
+def few_of_each_class(
+    labels: np.ndarray, domains: np.ndarray, per_class: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`per_class` images of each class in each domain, drawn at random, and the others.
+
+    Args:
+      labels, domains: int [N].
+
+    Returns:
+      (the drawn, the others), int64 rows, ascending.
+
+    Raises:
+      DataError: a class has fewer images in a domain.
+    """
+    random = np.random.default_rng(seed)
+    chosen = []
+    for domain in np.unique(domains):
+        for label in np.unique(labels):
+            rows = np.flatnonzero((domains == domain) & (labels == label))
+            if len(rows) < per_class:
+                raise DataError(
+                    f"class {label} has {len(rows)} images in domain {domain}, fewer than "
+                    f"data.per_class={per_class}: lower it, or add images"
+                )
+            chosen.append(random.permutation(rows)[:per_class])
+    labelled = np.sort(np.concatenate(chosen))
+    return labelled, np.setdiff1d(np.arange(len(labels)), labelled)
+
+
 @dataclasses.dataclass(frozen=True)
 class LeaveOneOut:
     """Records: "image" float32 [S, S, 3] normalised, "label" and "domain" int32.
@@ -140,6 +169,8 @@ class LeaveOneOut:
     sources: the domains to train on; None: all others.
     sampler: "uniform", or "domains": each batch consists of `domains_per_batch` equal blocks.
     validation: also evaluate on the sources' validation parts, as "source".
+    per_class: train on so many images of each class in each source domain, drawn by `split_seed`;
+      None: on all.
     test_resize: "crop" resizes the shorter edge and crops the centre; "squash" ignores the aspect
       (what the published numbers were made with; the same on square images).
     """
@@ -149,6 +180,8 @@ class LeaveOneOut:
     sampler: Literal["uniform", "domains"] = "uniform"
     domains_per_batch: int = 2
     validation: bool = False
+    per_class: int | None = None
+    split_seed: int = 1
     test_resize: Literal["crop", "squash"] = "crop"
     size: int = 224
     root: str = ROOT
@@ -174,6 +207,8 @@ class LeaveOneOut:
             raise ConfigError(f'data.target="{self.target}" is also among data.sources')
         if not self.source_domains:
             raise ConfigError("data.sources: name at least one domain")
+        if self.per_class is not None and self.per_class < 1:
+            raise ConfigError(f"data.per_class={self.per_class}: at least 1 image, or None for all")
 
     @property
     def source_domains(self) -> tuple[str, ...]:
@@ -185,12 +220,17 @@ class LeaveOneOut:
     def describe(self) -> DataInfo:
         """What a task must know, with published sizes; reads nothing."""
         examples = sum(self.published[name] for name in self.source_domains)
+        if self.per_class is not None:
+            examples = self.per_class * len(self.classes) * len(self.source_domains)
         return self._info(examples, self.classes)
 
     def load(self) -> Splits:
         """The prepared data. Raises DataError where it was not prepared."""
         prepared = open_prepared(self.name, self.root)
         train = self.source_records(prepared, self.parts[0])
+        if self.per_class is not None:
+            columns = train.columns["label"], train.columns["domain"]
+            train = train.select(few_of_each_class(*columns, self.per_class, self.split_seed)[0])
         evaluation = {"test": self.target_stream(prepared)}
         if self.validation:
             known = self.source_records(prepared, self.parts[1])

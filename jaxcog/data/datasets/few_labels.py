@@ -23,42 +23,14 @@ from jaxcog.data.datasets.domains import (
     LeaveOneOut,
     OfficeHome,
     class_names,
+    few_of_each_class,
     read_list,
 )
 from jaxcog.data.prepared import Entry, Listing, Recipe, Records, open_prepared
 from jaxcog.data.samplers import SeqDomain
 from jaxcog.data.types import Splits, Stream
-from jaxcog.errors import ConfigError, DataError
+from jaxcog.errors import DataError
 from jaxcog.task import DataInfo
-
-
-def ssdg_split(
-    labels: np.ndarray, domains: np.ndarray, per_class: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which images are labelled: `per_class` of each class in each domain, drawn at random.
-
-    Args:
-      labels, domains: int [N].
-
-    Returns:
-      (labelled, the others), int64 rows, ascending.
-
-    Raises:
-      DataError: a class has fewer images in a domain.
-    """
-    random = np.random.default_rng(seed)
-    chosen = []
-    for domain in np.unique(domains):
-        for label in np.unique(labels):
-            rows = np.flatnonzero((domains == domain) & (labels == label))
-            if len(rows) < per_class:
-                raise DataError(
-                    f"class {label} has {len(rows)} images in domain {domain}, fewer than the "
-                    f"{per_class} that are to be labelled: lower data.per_class, or add images"
-                )
-            chosen.append(random.permutation(rows)[:per_class])
-    labelled = np.sort(np.concatenate(chosen))
-    return labelled, np.setdiff1d(np.arange(len(labels)), labelled)
 
 
 def read_split(path: Path, files: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -155,21 +127,15 @@ class TwoStreams(LeaveOneOut):
 class FewLabels(TwoStreams):
     """Semi-supervised domain generalisation: few images of the source domains are labelled.
 
-    per_class: labelled images of each class in each source domain. split_seed: draws them.
+    per_class: labelled images of each class in each source domain, drawn by `split_seed`.
     split_file: an official split instead (splits_ssdg/<target>_nlab<N>_seed<seed>.json).
     all_unlabelled: the labelled images are in the unlabelled stream too.
     """
 
     sampler: Literal["uniform", "every_domain"] = "every_domain"
     per_class: int = 10
-    split_seed: int = 1
     split_file: str | None = None
     all_unlabelled: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.per_class < 1:
-            raise ConfigError(f"data.per_class={self.per_class}: at least 1 labelled image")
 
     def describe(self) -> DataInfo:
         """What a task must know, with published sizes; reads nothing."""
@@ -183,7 +149,7 @@ class FewLabels(TwoStreams):
         records = self.source_records(prepared, self.parts[0])
         if self.split_file is None:
             columns = records.columns["label"], records.columns["domain"]
-            labelled, rest = ssdg_split(*columns, self.per_class, self.split_seed)
+            labelled, rest = few_of_each_class(*columns, self.per_class, self.split_seed)
         else:
             files = [records.name_of(i) for i in range(len(records))]
             labelled, rest = read_split(Path(self.split_file), files)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcog.data import builders, pipeline
-from jaxcog.data.datasets import few_labels
+from jaxcog.data.datasets import domains, few_labels
 from jaxcog.errors import ConfigError, DataError
 from tests.data.datasets import raw as make
 
@@ -53,14 +53,24 @@ def test_all_images_may_be_unlabelled_too(pacs):
     assert len(config.load().train["unlabelled"].source) == 63
 
 
+def test_training_on_the_labelled_images_alone(pacs):
+    few = few_labels.PACSFewLabels(target="cartoon", root=pacs, per_class=2).load()
+    alone = domains.PACS(target="cartoon", root=pacs, per_class=2).load()
+    sources = few.train["labelled"].source, alone.train.source
+    assert alone.info.num_examples == 42
+    assert [sources[0].name_of(i) for i in range(42)] == [sources[1].name_of(i) for i in range(42)]
+
+
 def test_the_split_depends_on_its_seed_alone():
-    labels, domains = np.arange(60) % 3, np.arange(60) // 30
-    first, rest = few_labels.ssdg_split(labels, domains, 4, 1)
-    np.testing.assert_array_equal(first, few_labels.ssdg_split(labels, domains, 4, 1)[0])
-    assert not np.array_equal(first, few_labels.ssdg_split(labels, domains, 4, 2)[0])
+    columns = np.arange(60) % 3, np.arange(60) // 30
+    first, rest = domains.few_of_each_class(*columns, 4, 1)
+    np.testing.assert_array_equal(first, domains.few_of_each_class(*columns, 4, 1)[0])
+    assert not np.array_equal(first, domains.few_of_each_class(*columns, 4, 2)[0])
     np.testing.assert_array_equal(np.sort(np.concatenate([first, rest])), np.arange(60))
-    with pytest.raises(DataError, match=r"class 0 has 10 images in domain 0.*lower data.per_class"):
-        few_labels.ssdg_split(labels, domains, 11, 1)
+    with pytest.raises(
+        DataError, match=r"class 0 has 10 images in domain 0.*data.per_class=11: lower it"
+    ):
+        domains.few_of_each_class(*columns, 11, 1)
 
 
 def test_official_split_files(pacs, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxcog.losses.classification import cross_entropy
 from jaxcog.losses.triplet import batch_hard_triplet
@@ -73,12 +74,12 @@ def one_step(golden: Golden, network: ReIDNetwork, after: tuple[str, ...], names
     batch = {"image": jnp.asarray(nhwc(golden["in/x"]), jnp.float64), "draws": draws}
     step, key = gradient_step(loss, optimizer, setting), jax.random.key(0)
 
-    @jax.jit
-    def both(state: Any) -> Any:
-        gradients = jax.grad(lambda p: loss(p, state, batch, key)[0])(state["params"])
-        return gradients, *step(state, batch, key)
-
-    gradients, state, scalars = both(state)
+    before = state["params"]
+    state, scalars = jax.jit(step)(state, batch, key)
+    # The first momentum is the gradient and its weight decay; the step itself need not return it.
+    momentum = optax.tree.get(state["opt"], "trace")
+    decay = optimizer.weight_decay
+    gradients = jax.tree.map(lambda m, p: m - decay * p, momentum, before)
     golden.check("out/loss", scalars["loss"])
     golden.check("out/train_logits", state["logits"])
     gradients = names.to_torch({"params": gradients})
