@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ class MixStyle:
       domains where they are given, else between the two halves of the batch).
     after: stages behind which it stands; several early ones, and never the last one.
     even_last: allow the last one all the same, for the paper's ablation.
+    kind: mix "moments" (MixStyle), or the whole "distribution" of values (EFDMix, CVPR 2022).
     eps, ddof: of the deviation, see `ops.instance_statistics`.
     """
 
@@ -33,6 +35,7 @@ class MixStyle:
     eps: float = 1e-6
     ddof: int = 1
     even_last: bool = False
+    kind: ops.Kind = "moments"
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:
@@ -45,6 +48,8 @@ class MixStyle:
             raise ConfigError(f"mixstyle.eps={self.eps}: must be positive")
         if self.ddof not in (0, 1):
             raise ConfigError(f"mixstyle.ddof={self.ddof}: 1 (unbiased variance) or 0")
+        if self.kind not in ("moments", "distribution"):
+            raise ConfigError(f'mixstyle.kind="{self.kind}": "moments" or "distribution"')
         if len(set(self.after)) != len(self.after):
             raise ConfigError(f"mixstyle.after={self.after}: a stage is named twice")
 
@@ -76,8 +81,12 @@ class MixStyle:
             raise ValueError("MixStyle: give a key or a draw while training, and not both")
         if draw is None:
             draw = self._draw_on_device(key, x.shape[0], domains, axis_name, scope)
-        options = {"eps": self.eps, "ddof": self.ddof, "axis_name": axis_name, "scope": scope}
-        return ops.apply_draw(x, draw, **options)
+        return ops.apply_draw(x, draw, axis_name=axis_name, scope=scope, **self.options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `ops.apply_draw` and the networks take of these settings, beside draws."""
+        return {"eps": self.eps, "ddof": self.ddof, "kind": self.kind}
 
     def _draw_on_device(
         self,

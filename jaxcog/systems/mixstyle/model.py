@@ -223,6 +223,7 @@ class Network:
         draws: Mapping[str, ops.MixDraw] | None = None,
         eps: float = 1e-6,
         ddof: int = 1,
+        kind: ops.Kind = "moments",
         key: jax.Array | None = None,
         norm_train: bool | None = None,
         axis_name: AxisName | None = None,
@@ -235,7 +236,7 @@ class Network:
           images: [B, H, W, 3] float, normalised.
           train: batch norms use and update batch statistics; dropout and `draws` act.
           draws: stage -> what MixStyle drew there; None or {} for a network without MixStyle.
-          eps, ddof: of MixStyle's deviation.
+          eps, ddof, kind: see `ops.apply_draw`.
           key: for dropout; needed only while training with an MLP head.
           norm_train: False keeps batch norms in evaluation behaviour while training.
           axis_name: mapped axis whose devices share one batch, for batch norm and MixStyle.
@@ -246,7 +247,8 @@ class Network:
         def between(stage: str, x: jax.Array) -> jax.Array:
             if not train or not draws or stage not in draws:
                 return x
-            options = {"eps": eps, "ddof": ddof, "axis_name": axis_name, "scope": scope}
+            options = {"eps": eps, "ddof": ddof, "kind": kind}
+            options |= {"axis_name": axis_name, "scope": scope}
             return ops.apply_draw(x, draws[stage], **options)
 
         (logits, features), new = _Classifier(self).apply(

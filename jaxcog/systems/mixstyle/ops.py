@@ -19,6 +19,7 @@ from jaxcog.nn.precision import at_least_float32
 AxisName = str | tuple[str, ...]
 Mix = Literal["random", "crossdomain"]
 Scope = Literal["global", "local"]
+Kind = Literal["moments", "distribution"]
 
 
 @jax.tree_util.register_dataclass
@@ -227,8 +228,15 @@ def apply_draw(
     ddof: int = 1,
     axis_name: AxisName | None = None,
     scope: Scope = "global",
+    kind: Kind = "moments",
 ) -> jax.Array:
-    """`mixstyle` with a draw; exactly `x` where its gate is False. Other arguments: `mixstyle`."""
+    """`mixstyle` with a draw; exactly `x` where its gate is False. Other arguments: `mixstyle`.
+
+    kind: "distribution" is `efdmix` instead.
+    """
+    if kind == "distribution":
+        name = None if scope == "local" else axis_name
+        return jnp.where(draw.gate, efdmix(x, draw.lam, draw.perm, axis_name=name), x)
     options = {"eps": eps, "ddof": ddof, "axis_name": axis_name, "scope": scope}
     return jnp.where(draw.gate, mixstyle(x, draw.lam, draw.perm, **options), x)
 

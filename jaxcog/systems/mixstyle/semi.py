@@ -128,9 +128,8 @@ class SemiSupervised:
                 images,
                 train=not pseudo or self.pseudo_labels == "train",
                 draws=draws,
-                eps=self.mixstyle.eps,
-                ddof=self.mixstyle.ddof,
                 key=None if key is None else rng.stream(key, f"dropout {which}"),
+                **self.mixstyle.options,
             )
             return out.logits, out.batch_stats
 

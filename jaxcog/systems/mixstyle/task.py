@@ -100,9 +100,8 @@ def supervised_loss(
         batch["image"],
         train=True,
         draws=draws,
-        eps=mixstyle.eps,
-        ddof=mixstyle.ddof,
         key=key,
+        **mixstyle.options,
     )
     right = jnp.argmax(out.logits, axis=-1) == batch["label"]
     scalars = {"accuracy": 100 * jnp.mean(right.astype(jnp.float32))}

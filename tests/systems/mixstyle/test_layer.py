@@ -8,7 +8,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jaxcog.errors import ConfigError
-from jaxcog.systems.mixstyle import MixStyle
+from jaxcog.systems.mixstyle import MixStyle, efdmix
 
 
 def features(rows=16, seed=0):
@@ -69,6 +69,19 @@ def test_local_scope_draws_differently_on_each_device():
     assert len(np.unique(np.asarray(y).reshape(jax.device_count(), -1), axis=0)) > 1
 
 
+def test_whole_distributions_may_be_mixed():
+    x, key = features(), jax.random.key(0)
+    layer = MixStyle(p=1.0, alpha=1.0, kind="distribution")
+    draw = layer.draw(key, 16)
+    np.testing.assert_array_equal(layer(x, train=True, key=key), efdmix(x, draw.lam, draw.perm))
+
+
+def test_the_last_stage_is_refused_unless_the_ablation_is_meant():
+    with pytest.raises(ConfigError, match=r"last stage.*mixstyle\.even_last"):
+        MixStyle(after=("a", "c")).check_stages("abc")
+    MixStyle(after=("a", "c"), even_last=True).check_stages("abc")
+
+
 @pytest.mark.parametrize(
     ("options", "key"),
     [
@@ -78,6 +91,7 @@ def test_local_scope_draws_differently_on_each_device():
         ({"mix": "domain"}, "mixstyle.mix"),
         ({"eps": 0.0}, "mixstyle.eps"),
         ({"ddof": 2}, "mixstyle.ddof"),
+        ({"kind": "values"}, "mixstyle.kind"),
         ({"after": ("layer1", "layer1")}, "mixstyle.after"),
     ],
 )

@@ -175,7 +175,7 @@ def _training_passes(task, batch):
     modes = []
 
     class Network:
-        def apply(self, params, stats, images, *, train, draws, eps, ddof, key):
+        def apply(self, params, stats, images, *, train, draws, eps, ddof, kind, key):
             modes.append(train)
             logits = jnp.mean(images, axis=(1, 2)) * params
             return dataclasses.make_dataclass("Out", ["logits", "batch_stats"])(logits, stats)

@@ -117,6 +117,7 @@ class ReIDNetwork:
         draws: Mapping[str, ops.MixDraw] | None = None,
         eps: float = 1e-6,
         ddof: int = 1,
+        kind: ops.Kind = "moments",
         axis_name: ops.AxisName | None = None,
     ) -> Embedding:
         """Runs the network on [B, H, W, 3] normalised images; arguments as in `Network.apply`."""
@@ -124,7 +125,8 @@ class ReIDNetwork:
         def between(stage: str, x: jax.Array) -> jax.Array:
             if not train or not draws or stage not in draws:
                 return x
-            return ops.apply_draw(x, draws[stage], eps=eps, ddof=ddof, axis_name=axis_name)
+            options = {"eps": eps, "ddof": ddof, "kind": kind, "axis_name": axis_name}
+            return ops.apply_draw(x, draws[stage], **options)
 
         (logits, features), new = _Embedder(self).apply(
             {"params": params, "batch_stats": batch_stats},

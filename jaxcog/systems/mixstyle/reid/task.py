@@ -94,8 +94,7 @@ class ReID:
                 batch["image"],
                 train=True,
                 draws=draws,
-                eps=self.mixstyle.eps,
-                ddof=self.mixstyle.ddof,
+                **self.mixstyle.options,
             )
             value, scalars = self.objective(out, persons)
             return value, ({"batch_stats": out.batch_stats}, scalars)
