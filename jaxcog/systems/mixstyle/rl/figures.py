@@ -75,5 +75,5 @@ def _table(
     for name, episode in zip(names, episodes, strict=True):
         counts = np.bincount(episode["action"], minlength=len(actions))
         shares = [f"{100 * count / max(counts.sum(), 1):.0f}%" for count in counts]
-        rows.append([name, len(episode["reward"]), f"{np.sum(episode['reward']):g}", *shares])
+        rows.append([name, len(episode["reward"]), float(np.sum(episode["reward"])), *shares])
     return Table("Episodes", ["", "steps", "return", *actions], rows)
