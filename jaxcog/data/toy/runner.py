@@ -36,9 +36,9 @@ class Level:
 
 
 def make_level(seed: int) -> Level:
-    """The level of one seed: 10 to 16 cells long, spikes apart enough to be jumped over."""
+    """The level of one seed: 5 to 8 cells long, spikes apart enough to be jumped over."""
     random = np.random.default_rng([7, seed])
-    length = int(random.integers(10, 17))
+    length = int(random.integers(5, 9))
     spikes = np.zeros(length + _VIEW, bool)
     place = int(random.integers(2, 4))
     while place < length - 1:

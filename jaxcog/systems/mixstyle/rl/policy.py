@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcog.nn.loop_convolution import same_convolution
 from jaxcog.nn.precision import at_least_float32
 from jaxcog.systems.mixstyle import ops
 
@@ -28,15 +29,19 @@ def stages_of(depths: tuple[int, ...]) -> tuple[str, ...]:
     return tuple(f"sequence{i + 1}" for i in range(len(depths)))
 
 
-def _conv(features: int, dtype: Any, name: str) -> nn.Conv:
-    return nn.Conv(
-        features,
-        (3, 3),
-        padding="SAME",
-        dtype=dtype,
-        kernel_init=nn.initializers.glorot_uniform(),
-        name=name,
-    )
+class Conv(nn.Module):
+    """3x3 convolution with bias, [B, H, W, .] -> [B, H, W, features]."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        y = same_convolution(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y + bias.astype(self.dtype)
 
 
 class Block(nn.Module):
@@ -47,8 +52,8 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = _conv(self.features, self.dtype, "conv1")(nn.relu(x))
-        return x + _conv(self.features, self.dtype, "conv2")(nn.relu(y))
+        y = Conv(self.features, self.dtype, name="conv1")(nn.relu(x))
+        return x + Conv(self.features, self.dtype, name="conv2")(nn.relu(y))
 
 
 class Sequence(nn.Module):
@@ -59,7 +64,7 @@ class Sequence(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = _conv(self.features, self.dtype, "conv")(x)
+        x = Conv(self.features, self.dtype, name="conv")(x)
         # SAME of TensorFlow, which pads even sizes by 0 before and 1 after.
         x = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
         for i in range(_BLOCKS):
