@@ -52,7 +52,8 @@ class Hashing:
       on descriptors). dropout, fc_width: AlexNet's. frozen_norm: the ResNet's batch norms keep
       their running statistics, as in the authors' framework.
     codebook: see `codebooks`; `codebook_seed` draws it, independently of the run's seed.
-    scale: s of the loss; None is sqrt(num_bits), the paper's. The official code has 8 throughout.
+    scale: s of the loss; None is sqrt(num_bits), the paper's, and "log_classes" its supplement's
+      sqrt(2) log(C - 1). The official code has 8 throughout.
     multi_label: multi-hot labels are learned as a set. Without it a multi-hot row counts as its
       first positive class, as the official code does on MS-COCO.
     use_bn: batch norm on the codes; without it the hash layer has a bias.
@@ -79,7 +80,7 @@ class Hashing:
     codebook: CodebookKind = "bernoulli"
     codebook_seed: int = 0
     loss: Literal["orthohash"] | baselines.BaselineName = "orthohash"
-    scale: float | None = None
+    scale: float | Literal["log_classes"] | None = None
     margin: float = 0.2
     margin_type: losses.MarginType = "cos"
     multi_label: bool = False
@@ -95,7 +96,7 @@ class Hashing:
     def __post_init__(self) -> None:
         if self.num_bits < 2:
             raise ConfigError(f"task.num_bits={self.num_bits}: codes need at least 2 bits")
-        if self.scale is not None and not self.scale > 0:
+        if isinstance(self.scale, (int, float)) and not self.scale > 0:
             raise ConfigError(f"task.scale={self.scale}: must be positive, or None for sqrt(bits)")
         highest = math.pi if self.margin_type == "arc" else 2
         if not 0 <= self.margin < highest:
@@ -114,9 +115,13 @@ class Hashing:
         if self.codebook_seed < 0:
             raise ConfigError(f"task.codebook_seed={self.codebook_seed}: not negative")
 
-    @property
-    def scale_of_loss(self) -> float:
-        return math.sqrt(self.num_bits) if self.scale is None else self.scale
+    def scale_for(self, classes: int) -> float:
+        """s of the loss."""
+        if self.scale is None:
+            return math.sqrt(self.num_bits)
+        if self.scale == "log_classes":
+            return math.sqrt(2) * math.log(classes - 1)
+        return self.scale
 
     def build(self, setting: Setting) -> Task:
         """The pure functions.
@@ -220,7 +225,7 @@ def objective(
         value = losses.orthohash_loss(
             losses.cosine_logits(codes, codebook),
             learned,
-            scale=config.scale_of_loss,
+            scale=config.scale_for(codebook.shape[0]),
             margin=config.margin,
             margin_type=config.margin_type,
             multi_label=config.multi_label,
@@ -295,6 +300,8 @@ def _check_data(config: Hashing, setting: Setting) -> tuple[str, int]:
             f"orthohash: labels of shape {list(label)} for {classes} classes: they must be class "
             f"indices [] or multi-hot [{classes}]"
         )
+    if config.scale == "log_classes" and classes < 3:
+        raise ConfigError('task.scale="log_classes" is 0 for 2 classes: give a number')
     if config.multi_label and label == ():
         raise ConfigError("task.multi_label needs multi-hot labels; this data has class indices")
     return entry, classes

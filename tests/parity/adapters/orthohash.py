@@ -101,7 +101,7 @@ class Loaded:
         logits = losses.cosine_logits(encoded.codes, self.book)
         labels = jnp.asarray(labels, jnp.int32)
         value = losses.orthohash_loss(
-            logits, labels, scale=self.config.scale_of_loss, margin=self.config.margin
+            logits, labels, scale=self.config.scale_for(len(self.book)), margin=self.config.margin
         )
         return value, encoded
 

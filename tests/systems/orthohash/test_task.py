@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import io
 
 import jax
@@ -202,7 +201,13 @@ def test_descriptors_need_no_trunk_and_have_no_prediction_from_images():
     assert set(state["params"]) == {"hash_fc"}
     assert state["codebook"].dtype == jnp.int8
     assert task.predict is None
-    assert dataclasses.replace(config_of(), scale=None).scale_of_loss == 4.0
+
+
+def test_scales_of_the_paper():
+    assert config_of(scale=None).scale_for(100) == 4.0
+    assert config_of(scale="log_classes").scale_for(100) == pytest.approx(6.50, abs=0.005)
+    assert config_of(scale="log_classes").scale_for(80) == pytest.approx(6.18, abs=0.005)
+    assert config_of(scale=8.0).scale_for(100) == 8.0
 
 
 def test_recalibrated_evaluation_keeps_continuous_codes():
