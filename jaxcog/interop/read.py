@@ -1,4 +1,4 @@
-"""Reading checkpoints of other frameworks as NumPy arrays: .pth, .safetensors, .npz.
+"""Reading checkpoints of other frameworks as NumPy arrays: .pth, .safetensors, .npz, joblib.
 
 PyTorch's files (its zip format, and the one before version 1.6) are read without PyTorch, through
 an unpickler that can build data and nothing else (jaxcog.interop.unpickle).
@@ -92,7 +92,7 @@ def read_object(path: str | Path, *, with_torch: bool = False) -> Any:
     except _DAMAGED as error:
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({type(error).__name__}: {error}); "
-            "it is damaged, or of a kind other than .pth, .safetensors and .npz"
+            "it is damaged, or of a kind other than .pth, .safetensors, .npz and joblib"
         ) from error
 
 
@@ -101,6 +101,7 @@ def unwrap(structure: Any, part: str | None = None) -> tuple[dict[str, np.ndarra
 
     Takes off {"state_dict": ...}, {"model": ...} and their like, a single dict of tensors among
     other entries, and a "module." in front of every name; leaves out entries that are not arrays.
+    A list of arrays (variables in the order of their making) gets the names "0", "1", ...
 
     Raises CheckpointError: no tensors, or several state dicts and no `part`.
     """
@@ -116,6 +117,9 @@ def unwrap(structure: Any, part: str | None = None) -> tuple[dict[str, np.ndarra
             break
         notes.append(f"took the entry {inner!r}")
         structure = structure[inner]
+    if _is_list_of_arrays(structure):
+        notes.append("numbered the arrays of a list")
+        structure = {str(number): array for number, array in enumerate(structure)}
     if not isinstance(structure, Mapping):
         raise CheckpointError(f"it holds a {type(structure).__name__}, not named tensors")
     tensors = {k: np.asarray(v) for k, v in structure.items() if isinstance(v, np.ndarray)}
@@ -133,6 +137,7 @@ def unwrap(structure: Any, part: str | None = None) -> tuple[dict[str, np.ndarra
 def _inner(structure: Mapping[str, Any]) -> str | None:
     """The entry that wraps the tensors; None where they are here already."""
     holding = [key for key, value in structure.items() if _holds_tensors(value)]
+    holding = holding or [key for key, value in structure.items() if _holds_list(value)]
     for key in _WRAPPERS:
         if key in holding:
             return key
@@ -143,6 +148,16 @@ def _inner(structure: Mapping[str, Any]) -> str | None:
             f"it holds several sets of tensors: name one of {', '.join(map(str, holding))} as part"
         )
     return holding[0]
+
+
+def _is_list_of_arrays(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, np.ndarray) for item in value)
+
+
+def _holds_list(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds_list(item) for item in value.values())
+    return _is_list_of_arrays(value) and len(value) > 0
 
 
 def _holds_tensors(value: Any) -> bool:

@@ -137,6 +137,32 @@ class _DType:
         return dtype.newbyteorder(self.order) if self.order in "<>" else dtype
 
 
+class _JoblibArray:
+    """An array of a joblib file, whose numbers follow its description in the same file."""
+
+    file: BinaryIO
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        dtype, shape = state["dtype"].value(), tuple(state["shape"])
+        if state.get("numpy_array_alignment_bytes") is not None:
+            self.file.read(ord(self.file.read(1)))
+        size = math.prod(shape) * dtype.itemsize
+        raw = self.file.read(size)
+        if len(raw) != size:
+            raise CheckpointError(f"an array of shape {list(shape)} is cut off")
+        self.array = np.frombuffer(raw, dtype).reshape(shape, order=state["order"])
+
+    def resolve(self) -> np.ndarray:
+        return np.array(self.array, order="C")
+
+
+class _Exact:
+    """A file of which a pickle's reader takes no byte more than it needs (it has no `peek`)."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.readline, self.readinto = file.read, file.readline, file.readinto
+
+
 def _numpy_scalar(dtype: _DType, data: bytes | str) -> Any:
     raw = data.encode("latin1") if isinstance(data, str) else data
     return np.frombuffer(raw, dtype.value())[0]
@@ -171,18 +197,20 @@ def _dictionary(*arguments: Any) -> dict[Any, Any]:
     return dict(arguments[-1]) if arguments and arguments[-1] else {}
 
 
-def _admitted() -> dict[tuple[str, str], Any]:
+def _admitted(file: BinaryIO) -> dict[tuple[str, str], Any]:
     """(module, name) -> what stands in for it.
 
     Made anew for each file: a pickle can set attributes on what it was given, and nothing that it
     sets may outlive it.
     """
     namespace = type("Namespace", (_Attributes,), {})
+    joblib_array = type("JoblibArray", (_JoblibArray,), {"file": file})
     table: dict[tuple[str, str], Any] = {
         SCRIPTED: namespace,
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("collections", "defaultdict"): _dictionary,
         ("argparse", "Namespace"): namespace,
+        ("joblib.numpy_pickle", "NumpyArrayWrapper"): joblib_array,
         ("_codecs", "encode"): _encoded,
         ("torch", "Size"): lambda size=(): tuple(size),
         ("torch", "device"): lambda *name: ":".join(map(str, name)),
@@ -213,8 +241,9 @@ def _admitted() -> dict[tuple[str, str], Any]:
     for name, dtype in _STORAGES.items():
         table["torch", name] = table["torch.storage", name] = np.dtype(_DTYPES[dtype])
     # A fresh partial a file, and not the function itself, is what a pickle can lay hands on.
+    fresh = (namespace, joblib_array)
     return {
-        key: functools.partial(value) if callable(value) and value is not namespace else value
+        key: functools.partial(value) if callable(value) and value not in fresh else value
         for key, value in table.items()
     }
 
@@ -233,10 +262,10 @@ class RestrictedUnpickler(pickle.Unpickler):
         *,
         scripted: bool = False,
     ) -> None:
-        super().__init__(file, encoding="latin1")
+        super().__init__(_Exact(file), encoding="latin1")
         self._storage = storage
         self._scripted = scripted
-        self._table = _admitted()
+        self._table = _admitted(file)
 
     def find_class(self, module: str, name: str) -> Any:
         module = "builtins" if module == "__builtin__" else module
@@ -255,7 +284,7 @@ class RestrictedUnpickler(pickle.Unpickler):
 
 def resolved(value: Any) -> Any:
     """The loaded structure with arrays in place of what the pickle built."""
-    if isinstance(value, _Tensor | _Array):
+    if isinstance(value, _Tensor | _Array | _JoblibArray):
         return value.resolve()
     if isinstance(value, _Attributes):
         return resolved(dict(vars(value)))

@@ -269,6 +269,6 @@ def test_unwrapping():
     with pytest.raises(CheckpointError, match="netF"):
         unwrap(both, "netF")
     with pytest.raises(CheckpointError, match="list"):
-        unwrap([w])
+        unwrap([w, "x"])
     with pytest.raises(CheckpointError, match="epoch"):
         unwrap({"epoch": 3})

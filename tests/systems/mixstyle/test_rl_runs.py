@@ -7,6 +7,7 @@ import functools
 import shlex
 
 import jax
+import joblib
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,21 +34,22 @@ SMALL = (
 
 def test_a_policy_learns_the_generated_game(tmp_path):
     task = dataclasses.replace(TINY.task, hidden=64, samples=None, minibatches=4, lr=2e-3)
+    task = dataclasses.replace(task, gradient_factor=1.0)
     experiment = override(
         dataclasses.replace(TINY, task=task, data=Runner(size=16, horizon=32, levels=10)),
         {
-            "train.duration": "100 steps",
+            "train.duration": "80 steps",
             "train.batch_size": 16,
-            "train.evaluate_every": "100 steps",
-            "train.checkpoint_every": "50 steps",
+            "train.evaluate_every": "80 steps",
+            "train.checkpoint_every": "40 steps",
         },
     )
     outcome = loop.train(experiment, tmp_path, "runner", Silent(), jax.devices()[:1])
     returns = [row["return"] for row in read_metrics(tmp_path / "metrics.jsonl")
                if row["kind"] == "train"]  # fmt: skip
-    assert returns[9] < 4
-    assert returns[-1] > 7
-    assert outcome.metrics["train/return"] > 7
+    assert returns[0] < 2, "by chance"
+    assert returns[-1] > 4.5
+    assert outcome.metrics["train/return"] > 4.5
 
 
 def test_one_update_is_the_same_on_every_mesh():
@@ -83,7 +85,8 @@ def test_the_real_game_trains_resumes_and_is_shown(tmp_path, capsys):
         assert episode.n_frames > 1
 
 
-def test_official_variables_are_imported_by_their_names(tmp_path):
+@pytest.mark.parametrize("kind", ["npz", "joblib"])
+def test_official_variables_are_imported(tmp_path, kind):
     experiment = experiments.load("mixstyle/coinrun").experiment()
     mesh = sharding.abstract_mesh(experiment.mesh, 1)
     program = assemble(experiment, experiment.data.describe(), mesh)
@@ -95,8 +98,13 @@ def test_official_variables_are_imported_by_their_names(tmp_path):
     tensors = NAMES.to_torch({"params": params})
     assert len(tensors) == 36
     assert tensors["model/conv2d_14/kernel"].shape == (3, 3, 32, 32)
-    np.savez(tmp_path / "official.npz", **tensors)
-    command = ["import-torch", "mixstyle/coinrun", str(tmp_path / "official.npz")]
+    file = tmp_path / f"official.{kind}"
+    if kind == "npz":
+        np.savez(file, **tensors)
+    else:
+        in_order = [tensors[rule.torch] for rule in NAMES.rules]
+        joblib.dump({"params": {"model": in_order}, "args": {"mixstyle": True}}, file)
+    command = ["import-torch", "mixstyle/coinrun", str(file)]
     assert cli.main([*command, "--out", str(tmp_path / "run")]) == 0
     restored = checkpoint.restore_tree(tmp_path / "run")["params"]
     jax.tree.map(np.testing.assert_array_equal, params, restored)

@@ -19,7 +19,7 @@ from jaxcog.systems.mixstyle.layer import MixStyle
 from jaxcog.systems.mixstyle.rl import figures, ppo
 from jaxcog.systems.mixstyle.rl.objective import Weights, objective
 from jaxcog.systems.mixstyle.rl.policy import Policy, PolicyOutput, stages_of
-from jaxcog.systems.mixstyle.rl.tensorflow_names import NAMES
+from jaxcog.systems.mixstyle.rl.tensorflow_names import BY_ORDER, NAMES
 from jaxcog.task import Batch, Key, Scalars, Setting, State, Task
 
 _RECENT = 100  # episodes over which the training return is averaged
@@ -111,7 +111,7 @@ class Play:
             predict=figures.prediction(setting.data),
             reads="levels",
             act=learner.act,
-            import_names=NAMES,
+            import_names=(NAMES, BY_ORDER),
         )
 
 

@@ -21,16 +21,20 @@ def convolutions() -> Iterator[tuple[str, str]]:
         yield f"conv2d{suffix}", f"sequence{sequence + 1}/{_WITHIN[place]}"
 
 
-def _rules() -> Iterator[Rename]:
+def _pairs() -> Iterator[tuple[str, str]]:
+    """(TensorFlow's name, our path) of each variable, in the order of their making."""
     for theirs, ours in convolutions():
         for part in ("kernel", "bias"):
-            yield Rename(f"model/{theirs}/{part}", f"params/encoder/{ours}/{part}")
+            yield f"model/{theirs}/{part}", f"params/encoder/{ours}/{part}"
     for part in ("kernel", "bias"):
-        yield Rename(f"model/dense/{part}", f"params/encoder/dense/{part}")
+        yield f"model/dense/{part}", f"params/encoder/dense/{part}"
     for head in ("pi", "v"):
-        yield Rename(f"model/{head}/w", f"params/heads/{head}/kernel")
-        yield Rename(f"model/{head}/b", f"params/heads/{head}/bias")
+        yield f"model/{head}/w", f"params/heads/{head}/kernel"
+        yield f"model/{head}/b", f"params/heads/{head}/bias"
 
 
-NAMES = NameTable(_rules())
+NAMES = NameTable(Rename(theirs, ours) for theirs, ours in _pairs())
 """`model/conv2d[_k]/{kernel,bias}`, `model/dense/*`, `model/{pi,v}/{w,b}`; layouts are ours."""
+
+BY_ORDER = NameTable(Rename(str(i), ours) for i, (_, ours) in enumerate(_pairs()))
+"""The official joblib files hold the same variables without names, as a list."""
