@@ -16,6 +16,7 @@ from jaxcog.data.datasets.parsing import Cityscapes
 from jaxcog.data.toy.scenes import Scenes
 from jaxcog.systems.gald.task import Parsing, Protocol
 
+DEFAULT = True
 NEEDS = "prepared Cityscapes (jaxcog prepare cityscapes); ImageNet weights of a deep-stem ResNet"
 SLICE = "v5e:4x4"
 
@@ -23,12 +24,13 @@ SLICE = "v5e:4x4"
 def experiment() -> Experiment:
     return Experiment(
         system="gald",
-        task=Parsing(trunk="resnet50", pixels="bgr", protocol=Protocol(tile=832)),
+        task=Parsing(trunk="resnet50", pixels="bgr", remat=False, protocol=Protocol(tile=832)),
         data=Cityscapes(crop=(769, 769)),
         train=Train(
             duration="50000 steps",
             batch_size=16,
             eval_batch_size=1,
+            dtype="bfloat16",
             evaluate_every="5000 steps",
             checkpoint_every="5000 steps",
             workers=8,
