@@ -9,11 +9,10 @@ twice the paper's crops. --train.batch-size 8 is the paper's own. Losses are tho
 device on any number of devices (task.loss.per_images).
 """
 
-import dataclasses
-
 from jaxcog.config import Experiment, Train
 from jaxcog.data.datasets.parsing import Cityscapes
-from jaxcog.data.toy.scenes import Scenes
+from jaxcog.experiments import load
+from jaxcog.systems.gald.model import Aggregation
 from jaxcog.systems.gald.task import Parsing, Protocol
 
 DEFAULT = True
@@ -39,18 +38,6 @@ def experiment() -> Experiment:
 
 
 def tiny() -> Experiment:
-    full = experiment()
-    task = dataclasses.replace(
-        full.task, trunk="tiny", width=32, pixels="raw", protocol=Protocol(tile=121)
+    return load("gald/scenes").module.small(
+        trunk="tiny", size=121, aggregation=Aggregation(), remat=True
     )
-    train = dataclasses.replace(
-        full.train,
-        duration="4 steps",
-        batch_size=4,
-        eval_batch_size=4,
-        evaluate_every="4 steps",
-        checkpoint_every="2 steps",
-        workers=0,
-    )
-    data = Scenes(size=121, train=16, test=4)
-    return dataclasses.replace(full, task=task, train=train, data=data)

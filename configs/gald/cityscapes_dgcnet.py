@@ -5,11 +5,9 @@ Train:  jaxcog train gald/cityscapes_dgcnet --workdir DIR
 The paper's 8 GPUs with one crop of 832 x 832 each; 80.3 to 80.4 mIoU on val, 82.0 on test.
 """
 
-import dataclasses
-
 from jaxcog.config import Experiment, Train
 from jaxcog.data.datasets.parsing import Cityscapes
-from jaxcog.data.toy.scenes import Scenes
+from jaxcog.experiments import load
 from jaxcog.systems.gald.task import Parsing, Protocol
 
 NEEDS = "prepared Cityscapes (jaxcog prepare cityscapes); ImageNet weights of a deep-stem ResNet"
@@ -24,6 +22,7 @@ def experiment() -> Experiment:
             duration="60000 steps",
             batch_size=8,
             eval_batch_size=1,
+            dtype="bfloat16",
             evaluate_every="5000 steps",
             checkpoint_every="5000 steps",
             workers=8,
@@ -32,18 +31,4 @@ def experiment() -> Experiment:
 
 
 def tiny() -> Experiment:
-    full = experiment()
-    task = dataclasses.replace(
-        full.task, trunk="tiny", width=32, pixels="raw", protocol=Protocol(tile=121)
-    )
-    train = dataclasses.replace(
-        full.train,
-        duration="4 steps",
-        batch_size=4,
-        eval_batch_size=4,
-        evaluate_every="4 steps",
-        checkpoint_every="2 steps",
-        workers=0,
-    )
-    data = Scenes(size=121, train=16, test=4)
-    return dataclasses.replace(full, task=task, train=train, data=data)
+    return load("gald/scenes").module.small(head="dgcnet")

@@ -7,13 +7,11 @@ Blockwise non-local aggregation with a mask that can close (see the room's READM
 that are recommended for new trainings.
 """
 
-import dataclasses
-
 from jaxcog.config import Experiment, Mesh, Train
 from jaxcog.data.datasets.parsing import Cityscapes
-from jaxcog.data.toy.scenes import Scenes
+from jaxcog.experiments import load
 from jaxcog.systems.gald.model import Aggregation
-from jaxcog.systems.gald.task import Loss, Parsing, Protocol
+from jaxcog.systems.gald.task import Loss, Parsing
 
 NEEDS = "prepared Cityscapes (jaxcog prepare cityscapes); a number of devices that four divides"
 
@@ -33,7 +31,8 @@ def experiment() -> Experiment:
         train=Train(
             duration="50000 steps",
             batch_size=8,
-            eval_batch_size=1,
+            eval_batch_size=4,
+            dtype="bfloat16",
             evaluate_every="5000 steps",
             checkpoint_every="5000 steps",
             workers=8,
@@ -43,18 +42,4 @@ def experiment() -> Experiment:
 
 
 def tiny() -> Experiment:
-    full = experiment()
-    task = dataclasses.replace(
-        full.task, trunk="tiny", width=32, pixels="raw", protocol=Protocol(tile=121)
-    )
-    train = dataclasses.replace(
-        full.train,
-        duration="4 steps",
-        batch_size=4,
-        eval_batch_size=4,
-        evaluate_every="4 steps",
-        checkpoint_every="2 steps",
-        workers=0,
-    )
-    data = Scenes(size=121, train=16, test=4)
-    return dataclasses.replace(full, task=task, train=train, data=data, mesh=Mesh())
+    return load("gald/scenes").module.small()

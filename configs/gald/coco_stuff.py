@@ -6,11 +6,9 @@ No training code was released for this dataset: the recipe is the field's usual 
 Test protocol: protocol.scales 0.5 .. 1.75 with flip.
 """
 
-import dataclasses
-
 from jaxcog.config import Experiment, Train
 from jaxcog.data.datasets.parsing import COCOStuff
-from jaxcog.data.toy.scenes import Scenes
+from jaxcog.experiments import load
 from jaxcog.optim import Optimizer, Schedule
 from jaxcog.systems.gald.model import Aggregation
 from jaxcog.systems.gald.task import Loss, Parsing, Protocol
@@ -38,6 +36,7 @@ def experiment() -> Experiment:
             duration="60 epochs",
             batch_size=16,
             eval_batch_size=8,
+            dtype="bfloat16",
             evaluate_every="10 epochs",
             checkpoint_every="5 epochs",
             workers=8,
@@ -46,18 +45,4 @@ def experiment() -> Experiment:
 
 
 def tiny() -> Experiment:
-    full = experiment()
-    task = dataclasses.replace(
-        full.task, trunk="strided", width=32, pixels="raw", protocol=Protocol(tile=48)
-    )
-    train = dataclasses.replace(
-        full.train,
-        duration="4 steps",
-        batch_size=4,
-        eval_batch_size=4,
-        evaluate_every="4 steps",
-        checkpoint_every="2 steps",
-        workers=0,
-    )
-    data = Scenes(size=64, train=16, test=4)
-    return dataclasses.replace(full, task=task, train=train, data=data)
+    return load("gald/scenes").module.small()

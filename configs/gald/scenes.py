@@ -5,12 +5,13 @@ Claim:  jaxcog reproduce gald
 """
 
 import dataclasses
+from typing import Any
 
 from jaxcog.config import Experiment, Train
 from jaxcog.data.toy.scenes import Scenes
 from jaxcog.optim import Optimizer, Schedule
 from jaxcog.systems.gald.model import Aggregation
-from jaxcog.systems.gald.task import Loss, Parsing
+from jaxcog.systems.gald.task import Loss, Parsing, Protocol
 
 NEEDS = "nothing: the scenes are generated"
 
@@ -50,3 +51,30 @@ def tiny() -> Experiment:
         full.train, duration="4 steps", batch_size=4, eval_batch_size=4, checkpoint_every="2 steps"
     )
     return dataclasses.replace(full, train=train, data=Scenes("objects", train=16, test=8))
+
+
+def small(size: int = 64, **changes: Any) -> Experiment:
+    """A published head on a small trunk, for seconds: the tiny variant of the datasets' configs.
+
+    changes: fields of the task.
+    """
+    task = Parsing(
+        trunk="strided",
+        width=32,
+        aggregation=Aggregation("non_local", block=200),
+        mask_relu=False,
+        block_residual=False,
+        remat=False,
+        pixels="raw",
+        loss=Loss(min_kept=1000, rows=32),
+        protocol=Protocol(tile=3 * size // 4, flip=True, absent="skip"),
+    )
+    train = Train(
+        duration="4 steps",
+        batch_size=4,
+        eval_batch_size=4,
+        evaluate_every="4 steps",
+        checkpoint_every="2 steps",
+    )
+    data = Scenes(size=size, train=16, test=4)
+    return Experiment("gald", dataclasses.replace(task, **changes), data, train)
