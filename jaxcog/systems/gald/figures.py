@@ -111,11 +111,12 @@ def _judged(
 def _row(
     image: np.ndarray, label: np.ndarray, predicted: np.ndarray, colours: np.ndarray, text: str
 ) -> list[Picture]:
+    wrong = (predicted != label) & (label != IGNORE)
     return [
         Picture(image, "image"),
         Picture(colours[label], "truth"),
         Picture(overlay(image, predicted, colours), text),
-        Picture(_marked(image, (predicted != label) & (label != IGNORE), (230, 30, 30)), "wrong"),
+        Picture(_marked(_dimmed(image), wrong, (255, 40, 40)), "wrong"),
     ]
 
 
@@ -130,12 +131,14 @@ def _changed(split: str, found: Sequence[Any], colours: np.ndarray) -> Gallery:
     for item in sorted(found, key=lambda item: -abs(gain(item)))[:_SHOWN]:
         _, i, image, label, (ours, even) = item
         better, worse = (ours == label) & (even != label), (ours != label) & (even == label)
-        picture = _marked(image, better, (40, 200, 60))
-        picture = _marked(picture, worse & (label != IGNORE), (230, 30, 30))
+        worse &= label != IGNORE
+        picture = _marked(_dimmed(image), better, (60, 255, 90))
+        picture = _marked(picture, worse, (255, 40, 40))
         rows.append(
             (
                 f"image {i}",
                 [
+                    Picture(colours[label], "truth"),
                     Picture(overlay(image, even, colours), "even mask"),
                     Picture(overlay(image, ours, colours), "local distribution"),
                     Picture(picture, f"{better.sum()} pixels better, {worse.sum()} worse"),
@@ -149,8 +152,14 @@ def _changed(split: str, found: Sequence[Any], colours: np.ndarray) -> Gallery:
     return Gallery(f"Where local distribution changed the result, {split}", rows, note)
 
 
+def _dimmed(image: np.ndarray) -> np.ndarray:
+    """Grey and dark, so that marks are what one sees."""
+    grey = 0.5 * np.asarray(image, np.float32).mean(axis=-1, keepdims=True)
+    return np.repeat(grey.astype(np.uint8), 3, axis=-1)
+
+
 def _marked(image: np.ndarray, where: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    out = np.asarray(image).copy()
+    out = image.copy()
     out[where] = (0.3 * out[where] + 0.7 * np.asarray(colour)).astype(np.uint8)
     return out
 
