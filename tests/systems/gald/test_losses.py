@@ -21,7 +21,10 @@ def draw(n=8):
     return main, auxiliary, labels
 
 
-LOSS = functools.partial(segmentation_loss, thresh=0.3, min_kept=30)
+LOSS = jax.jit(
+    functools.partial(segmentation_loss, thresh=0.3, min_kept=30),
+    static_argnames=("per_images", "axis_name"),
+)
 
 
 def test_it_is_mining_on_the_main_head_and_a_share_of_the_auxiliary_one():
