@@ -46,6 +46,7 @@ def test_training_on_one_and_testing_on_the_other(root):
     assert (len(query), len(gallery)) == (6, 13)
     assert set(query.columns["person"]) == {100, 101, 102}
     assert set(gallery.columns["person"]) == {0, 100, 101, 102}
+    assert gallery.columns["person"][-1] == 0
     back = config(root, train="dukemtmc_reid", test="market1501").load()
     assert len(back.evaluation["gallery"].source) == 25
 
