@@ -45,11 +45,6 @@ def experiment() -> Experiment:
 
 
 def tiny() -> Experiment:
-    full = experiment()
-    style = dataclasses.replace(full.task.mixstyle, after=("conv1", "conv2"))
-    return dataclasses.replace(
-        full,
-        task=dataclasses.replace(full.task, network="cnn_toy", mixstyle=style),
-        data=Patterns(size=32),
-        train=Train(duration="4 steps", batch_size=16, checkpoint_every="2 steps"),
-    )
+    task = Classification(network="cnn_toy", mixstyle=MixStyle(after=("conv1", "conv2")))
+    train = Train(duration="4 steps", batch_size=16, checkpoint_every="2 steps")
+    return dataclasses.replace(experiment(), task=task, data=Patterns(size=32), train=train)
