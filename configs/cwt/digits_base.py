@@ -34,7 +34,6 @@ def experiment() -> Experiment:
 
 def tiny() -> Experiment:
     full = experiment()
-    train = dataclasses.replace(
-        full.train, duration="4 steps", eval_batch_size=8, checkpoint_every="2 steps"
-    )
-    return dataclasses.replace(full, train=train, data=GridImages(pools=2, test=8))
+    train = Train(duration="4 steps", batch_size=8, eval_batch_size=8, checkpoint_every="2 steps")
+    task = BaseTraining(encoder=EncoderConfig("cells", width=64))
+    return dataclasses.replace(full, task=task, train=train, data=GridImages(pools=2, test=8))

@@ -39,9 +39,18 @@ def experiment() -> Experiment:
 
 def tiny() -> Experiment:
     full = experiment()
-    task = dataclasses.replace(full.task, inner=InnerLoop(lr=1.0, steps=4), pretrained=False)
-    train = dataclasses.replace(
-        full.train, duration="4 steps", eval_batch_size=8, checkpoint_every="2 steps"
+    task = MetaTraining(
+        encoder=full.task.encoder,
+        inner=InnerLoop(lr=1.0, steps=4),
+        control=True,
+        pretrained=False,
+    )
+    train = Train(
+        duration="4 steps",
+        batch_size=8,
+        eval_batch_size=8,
+        checkpoint_every="2 steps",
+        start_fresh=("^params/transformer/",),
     )
     data = GridEpisodes(pools=2, episodes=8)
     return dataclasses.replace(full, task=task, train=train, data=data)

@@ -49,11 +49,6 @@ def experiment() -> Experiment:
 
 def tiny() -> Experiment:
     full = experiment()
-    encoder = EncoderConfig("tiny", width=16, remat=False)
-    train = Train(duration="4 steps", batch_size=4, eval_batch_size=4, checkpoint_every="2 steps")
-    return dataclasses.replace(
-        full,
-        task=dataclasses.replace(full.task, encoder=encoder),
-        train=train,
-        data=GridImages(pixels="rgb", pools=2, test=4),
-    )
+    train = Train(duration="4 steps", batch_size=8, eval_batch_size=8, checkpoint_every="2 steps")
+    task = BaseTraining(encoder=EncoderConfig("cells", width=64))
+    return dataclasses.replace(full, task=task, train=train, data=GridImages(pools=2, test=8))

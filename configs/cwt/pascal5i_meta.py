@@ -52,10 +52,17 @@ def tiny() -> Experiment:
     full = experiment()
     task = dataclasses.replace(
         full.task,
-        encoder=EncoderConfig("tiny", width=16, remat=False),
-        inner=InnerLoop(steps=4),
+        encoder=EncoderConfig("cells", width=64),
+        inner=InnerLoop(lr=1.0, steps=4),
+        control=True,
         pretrained=False,
     )
-    train = Train(duration="4 steps", batch_size=4, eval_batch_size=4, checkpoint_every="2 steps")
-    data = GridEpisodes(pixels="rgb", shot=2, pools=2, episodes=4)
+    train = Train(
+        duration="4 steps",
+        batch_size=8,
+        eval_batch_size=8,
+        checkpoint_every="2 steps",
+        start_fresh=("^params/transformer/",),
+    )
+    data = GridEpisodes(pools=2, episodes=8)
     return dataclasses.replace(full, task=task, train=train, data=data)

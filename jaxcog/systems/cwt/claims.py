@@ -19,6 +19,7 @@ CLAIMS = (
             "base_miou",
             "base_support_miou",
         ),
+        seeds=3,
         requirements=(
             Margin(_ON, _ON, "novel_miou", 3.0, worse_metric="novel_support_miou"),
             Margin(_ON, _ON, "base_miou", 15.0, worse_metric="base_support_miou"),

@@ -68,12 +68,12 @@ _SUFFIX = {ADAPTED: "", SUPPORT_ONLY: "_support", OTHER_QUERY: "_other"}
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, float]:
-    """Each split's metrics in percent, "novel_miou" and so on: means over runs.
+    """Each split's metrics, "novel_miou" and so on: in percent, means over runs.
 
     "_miou" and "_fb_iou" are those of the rewritten classifier; "_support_miou" of the support
     classifier alone; "_other_miou" of one rewritten after another query, where that was asked for;
-    "_miou_std" the spread over runs, where there are several; "_empty_queries" the share of
-    queries whose object was lost in resizing.
+    "_miou_std" the spread over runs, where there are several; "_loss" the unweighted
+    cross-entropy; "_empty_queries" the share of queries whose object was lost in resizing.
     """
     summary: dict[str, float] = {}
     for split, states in results.items():
@@ -93,5 +93,6 @@ def summarize(results: Mapping[str, Any]) -> dict[str, float]:
                 summary[f"{split}_fb_iou"] = 100 * float(np.mean(pooled))
                 if len(runs) > 1:
                     summary[f"{split}_miou_std"] = 100 * float(np.std(means))
+        summary[f"{split}_loss"] = float(np.mean(rows["loss"]))
         summary[f"{split}_empty_queries"] = 100 * float(np.mean(rows["empty_query"]))
     return summary

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxcog import rng
 from jaxcog.errors import CheckpointError, ConfigError
+from jaxcog.losses.segmentation import pixel_cross_entropy, weighted_mean
 from jaxcog.metrics import segmentation as metrics
 from jaxcog.metrics.state import Concat, Confusion
 from jaxcog.nn.psp import BINS
@@ -380,6 +381,8 @@ def _eval_step(
         rows[f"{name}/both"], rows[f"{name}/either"] = judging.overlap(
             jnp.argmax(logits, axis=-1), mask
         )
+    losses = pixel_cross_entropy(found.adapted, mask)
+    rows["loss"] = jax.vmap(weighted_mean)(losses, mask)
     rows["empty_query"] = ~jnp.any(mask == 1, axis=(1, 2))
     rows["empty_support"] = _empty_supports(batch)
     return {"episodes": Concat.of(rows, batch.get("mask"))}

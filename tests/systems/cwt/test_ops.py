@@ -38,7 +38,7 @@ def test_the_closed_form_is_gradient_descent_on_the_loss(low):
         value, grad = jax.value_and_grad(loss)(rows)
         return rows - 0.3 * grad, value
 
-    want, losses = jax.lax.scan(step, init, None, length=20)
+    want, losses = jax.jit(lambda rows: jax.lax.scan(step, rows, None, length=20))(init)
     got, ours = jax.jit(functools.partial(ops.fit_binary_classifier, lr=0.3, steps=20))(
         features, masks, init
     )
@@ -51,8 +51,9 @@ def test_vmapped_episodes_are_single_episodes_and_shard():
     batch = [jnp.stack(parts) for parts in zip(*cases, strict=True)]
     fit = functools.partial(ops.fit_binary_classifier, lr=0.3, steps=5)
     weights, _ = jax.jit(jax.vmap(fit))(*batch)
-    alone = [fit(*case) for case in cases]
-    np.testing.assert_allclose(weights, [w for w, _ in alone], rtol=1e-5, atol=1e-6)
+    single = jax.jit(fit)
+    alone = [single(*case)[0] for case in cases]
+    np.testing.assert_allclose(weights, alone, rtol=1e-5, atol=1e-6)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     many = jax.shard_map(
         jax.vmap(fit), mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False
@@ -62,10 +63,11 @@ def test_vmapped_episodes_are_single_episodes_and_shard():
 
 def test_supports_without_an_object_or_without_anything():
     features, masks, init = support()
-    weights, losses = ops.fit_binary_classifier(features, masks * 0, init, lr=0.3, steps=30)
+    fit = jax.jit(functools.partial(ops.fit_binary_classifier, lr=0.3, steps=30))
+    weights, losses = fit(features, masks * 0, init)
     assert np.isfinite(weights).all()
     assert losses[-1] < losses[0]
-    weights, losses = ops.fit_binary_classifier(features, masks * 0 + 255, init, lr=0.3, steps=3)
+    weights, losses = fit(features, masks * 0 + 255, init)
     np.testing.assert_array_equal(weights, init)
     np.testing.assert_array_equal(losses, 0)
 
@@ -100,55 +102,57 @@ def episodes(count=4):
     )
 
 
-def run(batch, updates, *, key=None):
-    net = ClassifierWeightTransformer(2)
-    params = net.init(jax.random.key(0), D)
-    tx = optax.sgd(0.1, momentum=0.9, nesterov=True)
-    step = jax.jit(functools.partial(outer_updates, net, tx, updates=updates))
-    return net, params, tx, step(params, tx.init(params), batch, key)
+NET = ClassifierWeightTransformer(2)
+TX = optax.sgd(0.1, momentum=0.9, nesterov=True)
+UPDATE = jax.jit(functools.partial(outer_updates, NET, TX), static_argnames="updates")
 
 
-def test_sequential_updates_are_batches_of_one():
+@pytest.fixture(scope="module")
+def start():
+    params = jax.jit(NET.init, static_argnums=1)(jax.random.key(0), D)
+    return params, TX.init(params)
+
+
+def assert_close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), a, b)
+
+
+def test_sequential_updates_are_batches_of_one(start):
     batch = episodes()
-    net, params, tx, done = run(batch, "sequential")
-    opt, losses = tx.init(params), []
+    done = UPDATE(*start, batch, None)
+    (params, opt), losses = start, []
     for i in range(4):
         single = jax.tree.map(lambda x, i=i: x[i : i + 1], batch)
-        after = outer_updates(net, tx, params, opt, single, None, "mean")
+        after = UPDATE(params, opt, single, None, updates="mean")
         params, opt = after.params, after.opt
         losses.append(after.losses[0])
     np.testing.assert_allclose(done.losses, losses, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-                 done.params, params)  # fmt: skip
-
-
-def test_the_mean_update_and_episodes_that_are_left_out():
-    batch = episodes()
-    net, params, tx, done = run(batch, "mean")
-
-    def mean(params):
-        each = [query_loss(net, params, jax.tree.map(lambda x, i=i: x[i], batch), None)
-                for i in range(4)]  # fmt: skip
-        return sum(each) / 4
-
-    grads = jax.grad(mean)(params)
-    change, _ = tx.update(grads, tx.init(params), params)
-    want = optax.apply_updates(params, change)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-                 done.params, want)  # fmt: skip
+    assert_close((done.params, done.opt), (params, opt))
+    # An episode that is left out moves nothing, momentum and all.
     dropped = batch._replace(counts=jnp.asarray([True, False, True, False]))
-    kept = jax.tree.map(lambda x: x[::2], batch)
-    for updates in ("sequential", "mean"):
-        got, want = run(dropped, updates)[3], run(kept, updates)[3]
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-                     (got.params, got.opt), (want.params, want.opt))  # fmt: skip
+    twice = jax.tree.map(lambda x: x[jnp.asarray([0, 2, 0, 2])], batch)
+    twice = twice._replace(counts=jnp.asarray([True, True, False, False]))
+    assert_close(UPDATE(*start, dropped, None).params, UPDATE(*start, twice, None).params)
 
 
-def test_dropout_draws_from_the_key():
-    batch = episodes(2)
-    first, second, other = (
-        run(batch, "mean", key=jax.random.key(seed))[3].losses for seed in (0, 0, 1)
+def test_the_mean_update(start):
+    batch = episodes(1)
+    double = jax.tree.map(lambda x: x[jnp.asarray([0, 0, 0, 0])], batch)
+    double = double._replace(counts=jnp.asarray([True, True, True, False]))
+    assert_close(
+        UPDATE(*start, double, None, updates="mean").params,
+        UPDATE(*start, batch, None, updates="mean").params,
     )
+    single = jax.tree.map(lambda x: x[0], batch)
+    loss = jax.jit(query_loss, static_argnums=0)(NET, start[0], single, None)
+    done = UPDATE(*start, double, None, updates="mean")
+    np.testing.assert_allclose(done.losses, [loss, loss, loss, 0], rtol=1e-5)
+
+
+def test_dropout_draws_from_the_key(start):
+    batch = episodes(1)
+    run = functools.partial(UPDATE, *start, batch, updates="mean")
+    first, second, other = (run(jax.random.key(seed)).losses for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, second)
     assert not np.allclose(first, other)
 
