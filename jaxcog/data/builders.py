@@ -14,6 +14,7 @@ from jaxcog.data.datasets import (
     person_tables,
     reid,
     segmentation_episodes,
+    temporal,
 )
 from jaxcog.data.prepared import ROOT, PrepareReport, Recipe, write
 from jaxcog.errors import DataError
@@ -29,6 +30,7 @@ DATASETS: dict[str, Recipe] = {
         person_tables,
         reid,
         segmentation_episodes,
+        temporal,
     )
     for recipe in module.RECIPES
 }
