@@ -39,7 +39,7 @@ def tiny() -> Experiment:
             network=GTADConfig(channels=16, hidden=(16, 8), bins=(4, 2), groups=4, width=2),
             optimizer=Optimizer(name="adam", lr=1e-3, weight_decay=1e-4),
         ),
-        data=EventVideos(length=16, channels=16),
+        data=EventVideos(length=10, channels=16),
         train=Train(
             duration="4 steps", batch_size=8, eval_batch_size=8, checkpoint_every="2 steps"
         ),

@@ -6,6 +6,8 @@ Layouts are [B, T, C] and [B, D, T, C]. There is no dropout and no normalisation
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -262,10 +264,29 @@ EMBEDDING_LAYERS = ("backbone1_0", "backbone1_2", "backbone2_0")
 def init(
     config: GTADConfig, key: jax.Array, num_snippets: int, width: int, *, embedding_only=False
 ) -> Any:
-    """Parameters for features [T, F]; those of `EMBEDDING_LAYERS` alone, if asked for."""
-    x = jnp.zeros((1, num_snippets, width), jnp.float32)
+    """Parameters for features [T, F]; those of `EMBEDDING_LAYERS` alone, if asked for.
+
+    All are uniform in +-1/sqrt(fan_in), PyTorch's default, so one draw serves them all: fifty
+    would take longer to compile than the network.
+    """
     method = GTAD.embed if embedding_only else None
-    return GTAD(config).init(key, x, method=method)["params"]
+    x = jax.ShapeDtypeStruct((1, num_snippets, width), jnp.float32)
+    shapes = jax.eval_shape(lambda x: GTAD(config).init(jax.random.key(0), x, method=method), x)
+    layers, tree = jax.tree.flatten(
+        shapes["params"], is_leaf=lambda node: isinstance(node, dict) and "kernel" in node
+    )
+    sizes = [sum(math.prod(leaf.shape) for leaf in layer.values()) for layer in layers]
+    flat = jax.random.uniform(key, (sum(sizes),), jnp.float32, -1, 1)
+    parts = jnp.split(flat, list(itertools.accumulate(sizes))[:-1])
+    drawn = [_layer(layer, part) for layer, part in zip(layers, parts, strict=True)]
+    return jax.tree.unflatten(tree, drawn)
+
+
+def _layer(shapes: Any, flat: jax.Array) -> dict[str, jax.Array]:
+    """One layer's kernel [..., out] and bias [out] from numbers in (-1, 1)."""
+    *inputs, outputs = shapes["kernel"].shape
+    flat = flat / math.sqrt(math.prod(inputs))
+    return {"kernel": flat[outputs:].reshape(*inputs, outputs), "bias": flat[:outputs]}
 
 
 def apply(config: GTADConfig, params: Any, x: jax.Array, dtype: Any = jnp.float32) -> GTADOutput:
