@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -104,58 +104,63 @@ class Branch:
     sampling_ratio: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class _Block:
-    """Durations [first, first + count) of the grid, for starts [0, starts)."""
-
-    first: int
-    count: int
-    starts: int
-
-
-def _blocks(num_snippets: int, max_duration: int, size: int) -> Iterator[_Block]:
-    for first in range(0, max_duration, size):
-        yield _Block(first, min(size, max_duration - first), num_snippets - first)
-
-
 def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x [B, T, C] and the kernel's part for each bin, [P, C, O] -> [B, P, T, O]."""
     return jnp.einsum("btc,pco->bpto", x, kernel)
 
 
-def _sampled_block(projected: jax.Array, branch: Branch, block: _Block, starts: int) -> jax.Array:
-    """Sums over a block's bins of projected snippets: [B, P, T, O] -> [B, count, block.starts, O].
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """How blocks of durations and of starts sample one branch's snippets; all static.
 
-    Starts are taken `starts` at a time: their windows' samples of one bin lie so near to each other
-    that the sum is a small matrix product, with the same matrix for every video and channel.
+    For a block of durations [M, count] and of starts [groups, starts] the samples of one bin lie
+    within `span` snippets, the first of which is `anchor` [M, groups, P]. So the block's sums are
+    one matrix product for all channels and videos. taps: of the starts' offset 0, [M, count, P, G].
     """
-    length = projected.shape[2]
-    count = np.arange(block.first + 1, block.first + block.count + 1)
-    taps = bin_taps(-count / 2, count - 1 + count / 2, branch.bins, branch.sampling_ratio)
-    groups = -(-block.starts // starts)
-    nearest = taps.low.min(axis=-1)  # [count, P]
-    span = int((taps.low.max(axis=-1) - nearest).max()) + starts + 1
-    span = min(span, length)
-    anchor = np.clip(
-        nearest[:, None, :] + starts * np.arange(groups)[None, :, None], 0, length - span
-    )  # [count, groups, P]
-    start = (starts * np.arange(groups)[:, None] + np.arange(starts))[None, :, :, None, None]
-    # Built on the device from small tables: as a constant it would be tens of megabytes.
-    low, fraction, weight = (
-        jnp.asarray(table)[:, None, None] for table in (taps.low, taps.fraction, taps.weight)
+
+    taps: Taps
+    anchor: np.ndarray
+    span: int
+    groups: int
+
+
+def _plan(
+    branch: Branch, first: int, blocks: int, count: int, starts: int, groups: int, length: int
+) -> _Plan:
+    durations = first + 1 + np.arange(blocks * count).reshape(blocks, count)
+    taps = bin_taps(
+        -durations / 2, durations - 1 + durations / 2, branch.bins, branch.sampling_ratio
     )
-    before, after, inside = _ends(low + start, fraction, length, jnp)
-    place = jnp.asarray(anchor[:, :, None, :, None, None] + np.arange(span))
-    weight = jnp.where(inside, weight, 0)[..., None]
+    nearest, farthest = taps.low.min(axis=(1, 3)), taps.low.max(axis=(1, 3))  # [M, P]
+    span = min(int((farthest - nearest).max()) + starts + 1, length)
+    offset = starts * np.arange(groups)[None, :, None]
+    return _Plan(taps, np.clip(nearest[:, None] + offset, 0, length - span), span, groups)
+
+
+def _block_sums(
+    projected: jax.Array, plan: _Plan, tables: tuple[jax.Array, ...], starts: int
+) -> jax.Array:
+    """One block of durations: [B, P, T, O] -> [B, count, groups * starts, O].
+
+    tables: that block's low, fraction, weight [count, P, G] and anchor [groups, P].
+    """
+    low, fraction, weight, anchor = tables
+    start = jnp.arange(plan.groups * starts).reshape(plan.groups, starts)[:, :, None, None]
+    # The matrix is built on the device: as a constant it would be tens of megabytes.
+    before, after, inside = _ends(low[:, None, None] + start, fraction[:, None, None],
+                                  projected.shape[2], jnp)  # fmt: skip
+    place = anchor[:, None, :, None, None] + jnp.arange(plan.span)
+    share = jnp.where(inside, weight[:, None, None], 0)[..., None]
+    part = fraction[:, None, None, ..., None]
     matrix = jnp.sum(
-        jnp.where(place == before[..., None], (1 - fraction)[..., None] * weight, 0)
-        + jnp.where(place == after[..., None], fraction[..., None] * weight, 0),
+        jnp.where(place == before[..., None], (1 - part) * share, 0)
+        + jnp.where(place == after[..., None], part * share, 0),
         axis=-2,
     )  # [count, groups, starts, P, span]
-    row = np.arange(branch.bins)[None, None, :, None]
-    window = projected[:, row, anchor[..., None] + np.arange(span)]
-    out = jnp.einsum("dgspw,bdgpwo->bdgso", matrix.astype(projected.dtype), window)
-    return out.reshape(len(projected), block.count, groups * starts, -1)[:, :, : block.starts]
+    row = jnp.arange(anchor.shape[1])[None, :, None]
+    window = projected[:, row, anchor[..., None] + jnp.arange(plan.span)]
+    out = jnp.einsum("dgspw,bgpwo->bdgso", matrix.astype(projected.dtype), window)
+    return out.reshape(*out.shape[:2], plan.groups * starts, -1)
 
 
 def sgalign(
@@ -166,8 +171,8 @@ def sgalign(
     max_duration: int,
     then: Callable[[jax.Array], jax.Array] = lambda x: x,
     *,
-    durations: int = 10,
-    starts: int = 20,
+    durations: int = 8,
+    starts: int = 16,
 ) -> jax.Array:
     """Both alignments of all windows and a linear layer on their bins, the layer first.
 
@@ -176,44 +181,60 @@ def sgalign(
       kernel: [P_inner + P_context, C, O], the layer's weights for each bin.
       then: what follows per window, [..., O] -> [..., K]; it is done block by block and anew in
         the gradient, so that the [B, D, T, O] tensor never exists.
-      durations, starts: size of a block.
+      durations, starts: size of a block; their product fills a matrix unit of 128 rows.
 
     Returns:
       [B, D, T, K]; windows that end outside the video hold what the dummy window [0, 0] gives.
     """
-    length = inner.shape[1]
-    first = branches[0].bins
-    parts = project(inner, kernel[:first]), project(context, kernel[first:])
+    length, bins = inner.shape[1], branches[0].bins
+    parts = project(inner, kernel[:bins]), project(context, kernel[bins:])
+    outside = then(sum(map(_dummy, parts, branches)))[:, None, None]
+    # Long windows begin early: the second half of the durations needs only some of the starts.
+    half = -(-max_duration // 2)
+    rows = []
+    for first, total in ((0, half), (half, max_duration - half)):
+        if total:
+            size = min(durations, total)
+            y = _durations(parts, branches, then, (first, -(-total // size), size), starts)
+            y = y[:, :total, :length]
+            rows.append(jnp.pad(y, ((0, 0), (0, 0), (0, length - y.shape[2]), (0, 0))))
+    duration = np.arange(max_duration)[:, None, None]
+    fits = jnp.asarray(np.arange(length)[:, None] + duration < length)
+    return jnp.where(fits, jnp.concatenate(rows, axis=1), outside)
+
+
+def _dummy(projected: jax.Array, branch: Branch) -> jax.Array:
+    """What the window [0, 0] gives: [B, P, T, O] -> [B, O]."""
+    taps = bin_taps(np.zeros(()), np.zeros(()), branch.bins, branch.sampling_ratio)
+    pair = np.stack([(taps.weight * (1 - taps.fraction)).sum(-1),
+                     (taps.weight * taps.fraction).sum(-1)], axis=-1)  # fmt: skip
+    return jnp.einsum("pk,bpko->bo", jnp.asarray(pair, projected.dtype), projected[:, :, :2])
+
+
+def _durations(
+    parts: tuple[jax.Array, jax.Array],
+    branches: tuple[Branch, Branch],
+    then: Callable[[jax.Array], jax.Array],
+    blocks: tuple[int, int, int],
+    starts: int,
+) -> jax.Array:
+    """Windows of count * size durations from `first` on: [B, durations, starts, K], some unused."""
+    first, count, size = blocks
+    length = parts[0].shape[2]
+    groups = -(-(length - first) // starts)
+    plans = [_plan(branch, first, count, size, starts, groups, length) for branch in branches]
+    tables = [
+        tuple(map(jnp.asarray, (p.taps.low, p.taps.fraction, p.taps.weight, p.anchor)))
+        for p in plans
+    ]
 
     @jax.checkpoint
-    def dummy(parts: tuple[jax.Array, jax.Array]) -> jax.Array:
-        total = 0.0
-        for projected, branch in zip(parts, branches, strict=True):
-            taps = bin_taps(np.zeros(()), np.zeros(()), branch.bins, branch.sampling_ratio)
-            share = jnp.asarray(taps.weight * (1 - taps.fraction), projected.dtype)
-            rest = jnp.asarray(taps.weight * taps.fraction, projected.dtype)
-            pair = jnp.stack([share.sum(-1), rest.sum(-1)], axis=-1)
-            total = total + jnp.einsum("pk,bpko->bo", pair, projected[:, :, : pair.shape[-1]])
-        return then(total)
+    def one(parts: Any, tables: Any) -> jax.Array:
+        sums = (_block_sums(*each, starts) for each in zip(parts, plans, tables, strict=True))
+        return then(sum(sums))
 
-    outside = dummy(parts)[:, None, None]
-    rows = []
-    for block in _blocks(length, max_duration, durations):
-
-        @jax.checkpoint
-        def one(parts: tuple[jax.Array, jax.Array], block: _Block = block) -> jax.Array:
-            sums = (
-                _sampled_block(projected, branch, block, starts)
-                for projected, branch in zip(parts, branches, strict=True)
-            )
-            return then(sum(sums))
-
-        values = one(parts)
-        values = jnp.pad(values, ((0, 0), (0, 0), (0, length - block.starts), (0, 0)))
-        duration = np.arange(block.first, block.first + block.count)[:, None, None]
-        fits = jnp.asarray(np.arange(length)[:, None] + duration < length)
-        rows.append(jnp.where(fits, values, outside))
-    return jnp.concatenate(rows, axis=1)
+    _, y = jax.lax.scan(lambda _, block: (None, one(parts, block)), None, tables)
+    return jnp.moveaxis(y, 0, 1).reshape(len(parts[0]), count * size, groups * starts, -1)
 
 
 def plain_sgalign(

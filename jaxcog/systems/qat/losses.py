@@ -104,7 +104,9 @@ def bmn_loss(
         start, gt_start, where=rows[:, None], axis_name=axis_name
     ) + balanced_bce(end, gt_end, where=rows[:, None], axis_name=axis_name)
     overlap = gt_iou_map * cells
-    regression = _sampled_regression(iou_map[..., 0], overlap, cells, draws, axis_name)
+    weight = _regression_weight(overlap, cells, rows[:, None, None], draws, axis_name)
+    error = _sum(jnp.square(weight * (iou_map[..., 0] - overlap)), None, axis_name)
+    regression = 0.5 * error / jnp.maximum(_sum(weight, None, axis_name), 1)
     positive = (overlap > 0.9).astype(start.dtype)
     negative = (overlap <= 0.9) * cells
     classification = _weighted_bce(iou_map[..., 1], positive, negative, 1e-6, None, axis_name)
@@ -112,27 +114,24 @@ def bmn_loss(
     return BaseLoss(total, boundaries, regression, classification)
 
 
-def _sampled_regression(
-    prob: jax.Array,
-    overlap: jax.Array,
-    cells: jax.Array,
-    draws: jax.Array,
-    axis_name: AxisName,
+def _regression_weight(
+    overlap: jax.Array, cells: jax.Array, rows: jax.Array, draws: jax.Array, axis_name: AxisName
 ) -> jax.Array:
-    """Squared error over as many cells of middle and of low overlap as there are of high."""
-    high = (overlap > 0.7).astype(prob.dtype)
-    middle = ((overlap > 0.3) & (overlap <= 0.7)).astype(prob.dtype)
-    low = ((overlap > 0) & (overlap <= 0.3)) * cells
+    """Which cells count: of middle and of low overlap about as many as there are of high.
 
+    Where the high ones outnumber another kind, the official comparison, kept here, holds for every
+    cell of the batch and not for that kind alone.
+    """
+    high = (overlap > 0.7).astype(overlap.dtype)
+    middle = ((overlap > 0.3) & (overlap <= 0.7)).astype(overlap.dtype)
+    low = ((overlap > 0) & (overlap <= 0.3)) * cells
     highs, middles, lows = (_sum(x, None, axis_name) for x in (high, middle, low))
     chances = (1 - highs / jnp.maximum(count, 1) for count in (middles, lows))
     kept = [
-        (part * draw > chance).astype(prob.dtype)
+        rows * (part * draw > chance)
         for part, draw, chance in zip((middle, low), draws, chances, strict=True)
     ]
-    weight = jax.lax.stop_gradient(high + kept[0] + kept[1])
-    error = _sum(jnp.square(weight * (prob - overlap)), None, axis_name)
-    return 0.5 * error / jnp.maximum(_sum(weight, None, axis_name), 1)
+    return high + kept[0] + kept[1]
 
 
 def released_support_loss(prob: jax.Array, mask: jax.Array) -> jax.Array:
