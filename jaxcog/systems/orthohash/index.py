@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -22,24 +20,13 @@ _VERSION = 1
 _FAISS_L2 = 1
 
 
-def fingerprint(variables: Any) -> str:
-    """What tells one hashing network's codes from another's: 16 hex digits over all its arrays.
-
-    variables: a pytree of arrays, such as {"params": ..., "batch_stats": ...}.
-    """
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
-
-
 @dataclasses.dataclass(frozen=True)
 class HammingIndex:
     """Codes of a gallery.
 
     words: uint32 [N, ceil(K/32)] (see `pack_bits`). names: what item i is called.
-    made_by: `fingerprint` of the network whose codes these are. thumbnails: uint8 [N, h, w, 3].
+    made_by: `jaxcog.trees.fingerprint` of the network whose codes these are. thumbnails: uint8
+    [N, h, w, 3].
     """
 
     words: np.ndarray
@@ -65,7 +52,7 @@ class HammingIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(distances, indices) int32 [Q, k] of the nearest items, ties in the index's order.
 
-        query: uint32 [Q, W], codes of the network `made_by` (see `fingerprint`).
+        query: uint32 [Q, W], codes of the network `made_by` (see `jaxcog.trees.fingerprint`).
 
         Raises:
           DataError: the index holds other codes than the query's, or fewer than k.

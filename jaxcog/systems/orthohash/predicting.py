@@ -14,9 +14,10 @@ from PIL import Image
 from jaxcog.errors import DataError
 from jaxcog.show import Figure, File, Gallery, Picture, Table
 from jaxcog.systems.orthohash.figures import scale_of
-from jaxcog.systems.orthohash.index import HammingIndex, fingerprint
+from jaxcog.systems.orthohash.index import HammingIndex
 from jaxcog.systems.orthohash.retrieval import host_hamming_distance, pack_on_host
 from jaxcog.task import DataInfo, State
+from jaxcog.trees import fingerprint
 
 _QUERIES = 8  # with pictures
 _NEIGHBOURS = 8

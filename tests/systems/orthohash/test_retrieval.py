@@ -11,7 +11,8 @@ from jax.sharding import AxisType
 from jaxcog.errors import DataError
 from jaxcog.metrics import retrieval as metrics
 from jaxcog.systems.orthohash import retrieval
-from jaxcog.systems.orthohash.index import HammingIndex, faiss_codes, fingerprint
+from jaxcog.systems.orthohash.index import HammingIndex, faiss_codes
+from jaxcog.trees import fingerprint
 
 
 def codes_of(rows: int, bits: int, seed: int) -> np.ndarray:

@@ -77,6 +77,7 @@ def test_another_vocabulary_is_no_way_to_go_on():
     start.check_facts({"facts": {"vocabulary_size": 23}}, splits)
 
 
+@pytest.mark.slow
 def test_training_over_a_mesh_is_training_on_one_device():
     """Losses, queue and key encoders, for every optional term at once."""
     experiment = override(
