@@ -44,7 +44,7 @@ def loss_single(golden: Golden) -> None:
             error = losses.quantization_error(codes, kind) if kind else jnp.zeros(())
             return fit + config.get("quan", 0.0) * error, (fit, error)
 
-        (value, (fit, error)), grad = jax.value_and_grad(total, has_aux=True)(codes)
+        (value, (fit, error)), grad = jax.jit(jax.value_and_grad(total, has_aux=True))(codes)
         golden.check(f"out/{tag}/loss", value)
         golden.check(f"out/{tag}/ce", fit)
         golden.check(f"out/{tag}/quan", error)
@@ -67,7 +67,7 @@ def loss_multi(golden: Golden) -> None:
                 **_loss_options(config),
             )
 
-        value, grad = jax.value_and_grad(total)(codes)
+        value, grad = jax.jit(jax.value_and_grad(total))(codes)
         golden.check(f"out/{tag}/loss", value)
         golden.check(f"grad/{tag}/codes", grad)
         if f"out/{tag}/multiclass_acc" in golden:

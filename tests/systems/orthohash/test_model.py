@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,9 +54,9 @@ def test_alexnet_has_the_official_size_and_keys():
 
 
 def test_alexnet_dropout_follows_its_key_and_is_off_in_evaluation():
-    module = model.AlexNetHash(num_bits=8)
+    module = model.AlexNetHash(num_bits=8, fc_width=64)
     x = jax.random.normal(jax.random.key(0), (2, 63, 63, 3))
-    variables = module.init(jax.random.key(1), x, train=False)
+    variables = jax.jit(functools.partial(module.init, train=False))(jax.random.key(1), x)
 
     @jax.jit
     def codes(key):
@@ -65,6 +67,10 @@ def test_alexnet_dropout_follows_its_key_and_is_off_in_evaluation():
     first, again, other = (codes(jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+    evaluate = jax.jit(functools.partial(module.apply, train=False))
+    still = module.copy(dropout=0.0)
+    judged = evaluate(variables, x)[1]
+    np.testing.assert_array_equal(judged, still.apply(variables, x, train=False)[1])
 
 
 def test_resnet_trunk_statistics_stay_frozen_while_the_hash_layer_learns_its_own():
