@@ -1,0 +1,191 @@
+"""The primitive operations of the DLFS networks, as pure functions (NHWC, float).
+
+Sheet of the layers: the "equalised" and modulated layers of StyleGAN2 as the predecessor LATS has
+them, with reflection padding, an epsilon of 1e-5 inside every root, and the bias added before the
+blur. Sums of squares and roots are taken in float32 whatever the arithmetic's type.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+EPS = 1e-5
+_BINOMIAL = (0.25, 0.5, 0.25)
+
+
+def _root_mean_square(x: jax.Array, eps: float, *, mean: bool) -> jax.Array:
+    """rsqrt of the mean (or sum) of squares over the last axis, plus eps; float32, keepdims."""
+    wide = jnp.square(x.astype(jnp.float32))
+    reduce = jnp.mean if mean else jnp.sum
+    return jax.lax.rsqrt(reduce(wide, axis=-1, keepdims=True) + eps)
+
+
+def pixel_norm(x: jax.Array, eps: float = EPS) -> jax.Array:
+    """x over the root mean square of its last axis; same shape and dtype."""
+    return (x * _root_mean_square(x, eps, mean=True)).astype(x.dtype)
+
+
+def modulate_vector(t: jax.Array, style: jax.Array, eps: float = EPS) -> jax.Array:
+    """The texture transformation: t * style, scaled to unit length. [B, C], [B, C] -> [B, C]."""
+    product = t * style
+    return (product * _root_mean_square(product, eps, mean=False)).astype(t.dtype)
+
+
+def equalized_scale(kernel_shape: tuple[int, ...]) -> float:
+    """sqrt(2 / fan_in), by which stored weights [..., in, out] are multiplied at run time."""
+    return math.sqrt(2.0 / math.prod(kernel_shape[:-1]))
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """Slope 0.2 below zero."""
+    return jax.nn.leaky_relu(x, 0.2)
+
+
+def reflect_pad(x: jax.Array, width: int) -> jax.Array:
+    """[B, H, W, C] mirrored by `width` pixels on every side, without repeating the edge."""
+    if width == 0:
+        return x
+    return jnp.pad(x, ((0, 0), (width, width), (width, width), (0, 0)), mode="reflect")
+
+
+def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
+    """Cross-correlation without padding: [B, H, W, Cin], [k, k, Cin, Cout]."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def binomial_blur(x: jax.Array) -> jax.Array:
+    """Each channel with outer([1, 2, 1], [1, 2, 1]) / 16; zeros outside; same shape.
+
+    As six shifted sums: a depthwise convolution of three by three is slow on every accelerator.
+    """
+    for axis in (1, 2):
+        padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)])
+        size = x.shape[axis]
+        parts = [jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3)]
+        x = sum(weight * part for weight, part in zip(_BINOMIAL, parts, strict=True))
+    return x
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Nearest neighbour, twice the height and width."""
+    b, h, w, c = x.shape
+    doubled = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
+    return doubled.reshape(b, 2 * h, 2 * w, c)
+
+
+def downsample(x: jax.Array) -> jax.Array:
+    """Mean of every 2 x 2 pixels; an odd last row or column is left out."""
+    b, h, w, c = x.shape
+    x = x[:, : h // 2 * 2, : w // 2 * 2]
+    return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
+
+
+def modulated_conv2d(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    style: jax.Array,
+    *,
+    up: bool = False,
+    down: bool = False,
+    demodulate: bool = True,
+    eps: float = EPS,
+) -> jax.Array:
+    """A convolution whose kernel is scaled by each example's style (StyleGAN2, with LATS's order).
+
+    Computed as scale, convolve, scale: one shared kernel for the whole batch instead of a kernel
+    an example. Reflection padding commutes with scaling a channel, so this is exact.
+
+    Args:
+      x: [B, H, W, Cin].
+      kernel: [k, k, Cin, Cout], as stored; multiplied by sqrt(2 / (Cin k k)) here.
+      bias: [Cout], added before the blur, whose zero padding so attenuates it at the border.
+      style: [B, Cin], scales of the input channels.
+      up, down: double or halve height and width.
+      demodulate: every output channel's effective kernel gets unit length (not for k = 1).
+
+    Returns:
+      [B, H', W', Cout].
+    """
+    scaled = kernel * equalized_scale(kernel.shape)
+    if up:
+        x = upsample(x)
+    if down:
+        x = binomial_blur(x)
+    x = reflect_pad(x, kernel.shape[0] // 2)
+    y = conv2d(x * style[:, None, None, :].astype(x.dtype), scaled.astype(x.dtype))
+    if demodulate:
+        power = jnp.sum(jnp.square(scaled.astype(jnp.float32)), axis=(0, 1))  # [Cin, Cout]
+        squared = jnp.square(style.astype(jnp.float32)) @ power
+        y = y * jax.lax.rsqrt(squared + eps)[:, None, None, :].astype(y.dtype)
+    y = y + bias.astype(y.dtype)
+    if down:
+        y = downsample(y)
+    return binomial_blur(y) if up else y
+
+
+def minibatch_stddev(
+    x: jax.Array,
+    group_size: int | None = None,
+    eps: float = 1e-8,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Appends one channel: the mean over pixels and channels of the batch's deviation.
+
+    Args:
+      x: [B, H, W, C].
+      group_size: examples that are compared with one another (neighbours in the batch); None is
+        the whole batch, over all devices of `axis_name` where it is given.
+      axis_name: mapped axis whose devices share one batch (pmap, shard_map).
+
+    Returns:
+      [B, H, W, C + 1].
+
+    Raises:
+      ValueError: the batch does not divide into groups.
+    """
+    b, h, w, _ = x.shape
+    group = b if group_size is None else group_size
+    if b % group:
+        raise ValueError(f"minibatch_stddev: a batch of {b} does not divide into groups of {group}")
+    grouped = x.astype(jnp.float32).reshape(b // group, group, h, w, -1)
+    mean = jnp.mean(grouped, axis=1, keepdims=True)
+    if axis_name is not None and group_size is None:
+        mean = jax.lax.pmean(mean, axis_name)
+    variance = jnp.mean(jnp.square(grouped - mean), axis=1)
+    if axis_name is not None and group_size is None:
+        variance = jax.lax.pmean(variance, axis_name)
+    deviation = jnp.mean(jnp.sqrt(variance + eps), axis=(1, 2, 3))
+    channel = jnp.broadcast_to(jnp.repeat(deviation, group)[:, None, None, None], (b, h, w, 1))
+    return jnp.concatenate([x, channel.astype(x.dtype)], axis=-1)
+
+
+def age_code(
+    class_ids: jax.Array,
+    key: jax.Array,
+    *,
+    num_classes: int = 6,
+    dims_per_class: int = 50,
+    sigma: float = 0.2,
+) -> jax.Array:
+    """Codes of age classes: ones on a class's own dimensions, normal noise on all of them.
+
+    class_ids: [B] int32. Returns [B, num_classes * dims_per_class] float32.
+    """
+    shape = (*class_ids.shape, num_classes * dims_per_class)
+    noise = jax.random.normal(key, shape)
+    return age_code_from_noise(class_ids, noise, num_classes=num_classes, sigma=sigma)
+
+
+def age_code_from_noise(
+    class_ids: jax.Array, noise: jax.Array, *, num_classes: int = 6, sigma: float = 0.2
+) -> jax.Array:
+    """As `age_code`, from standard normal `noise` [B, num_classes * dims_per_class]."""
+    dims = noise.shape[-1] // num_classes
+    own = jnp.repeat(jax.nn.one_hot(class_ids, num_classes), dims, axis=-1)
+    return own + sigma * noise
