@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jaxcog.data.datasets import (
     domains,
+    faces,
     few_labels,
     hashing,
     landmarks,
@@ -23,6 +24,7 @@ DATASETS: dict[str, Recipe] = {
     recipe.name: recipe
     for module in (
         domains,
+        faces,
         few_labels,
         hashing,
         landmarks,

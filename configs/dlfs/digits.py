@@ -1,0 +1,57 @@
+"""DLFS on real digits whose strokes thicken and change colour: three "ages" with a known truth.
+
+Train:  jaxcog train dlfs/digits
+Claim:  jaxcog reproduce dlfs
+"""
+
+import dataclasses
+
+from jaxcog.config import Experiment, Train
+from jaxcog.data.toy.ages import DigitAges
+from jaxcog.optim import Schedule
+from jaxcog.systems.dlfs.losses import Weights
+from jaxcog.systems.dlfs.steps import Objective
+from jaxcog.systems.dlfs.task import Synthesis, adam
+
+NEEDS = "nothing: the digits ship with scikit-learn"
+
+
+def experiment() -> Experiment:
+    constant = {"schedule": Schedule()}
+    return Experiment(
+        system="dlfs",
+        task=Synthesis(
+            width=16,
+            downsamples=1,
+            stem=3,
+            blocks=2,
+            identity_features=32,
+            texture_features=(32,),
+            age_features=(16, 32, 64),
+            latent=32,
+            mapping=4,
+            styled_blocks=1,
+            dims_per_class=8,
+            discriminator_width=16,
+            discriminator_layers=2,
+            remat=False,
+            objective=Objective(weights=Weights(shape=0.0, adult=()), ema=0.99, ema_warmup=20.0),
+            generator_optimizer=dataclasses.replace(adam("generator"), **constant),
+            discriminator_optimizer=dataclasses.replace(adam("discriminator"), **constant),
+        ),
+        data=DigitAges(),
+        train=Train(
+            duration="400 steps",
+            batch_size=8,
+            eval_batch_size=256,
+            evaluate_every="200 steps",
+            checkpoint_every="200 steps",
+        ),
+    )
+
+
+def tiny() -> Experiment:
+    full = experiment()
+    train = dataclasses.replace(full.train, duration="4 steps", checkpoint_every="2 steps")
+    task = dataclasses.replace(full.task, width=8, discriminator_width=8)
+    return dataclasses.replace(full, task=task, train=train)
