@@ -1,0 +1,199 @@
+"""Layers and networks by their properties: what equals what, and what must not change anything."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import jaxcog.systems.dlfs
+from jaxcog.interop.names import flattened
+from jaxcog.systems.dlfs import infer, losses, model, ops, torch_names
+
+ARCH = model.Architecture(
+    width=4,
+    downsamples=1,
+    stem=3,
+    blocks=2,
+    identity_features=8,
+    texture_features=(8, 8),
+    age_features=(4, 8),
+    latent=8,
+    mapping=2,
+    styled_blocks=1,
+    num_classes=3,
+    dims_per_class=2,
+    discriminator_width=4,
+    discriminator_layers=2,
+)
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def test_modulated_convolution_is_a_kernel_an_example():
+    """Scale, convolve, scale is the definition: every example with its own demodulated kernel."""
+    x, kernel, bias, style = (
+        normal(0, 2, 6, 5, 4),
+        normal(1, 3, 3, 4, 7),
+        normal(2, 7),
+        normal(3, 2, 4),
+    )
+    own = style[:, None, None, :, None] * kernel * ops.equalized_scale(kernel.shape)
+    own = own / jnp.sqrt(jnp.sum(own**2, axis=(1, 2, 3), keepdims=True) + ops.EPS)
+    padded = ops.reflect_pad(x, 1)
+    want = jnp.concatenate([ops.conv2d(padded[i : i + 1], own[i]) for i in range(2)]) + bias
+    np.testing.assert_allclose(ops.modulated_conv2d(x, kernel, bias, style), want, atol=2e-6)
+
+
+def test_blur_is_the_depthwise_filter():
+    x = normal(0, 1, 5, 6, 2)
+    kernel = jnp.outer(jnp.array([1.0, 2, 1]), jnp.array([1.0, 2, 1])) / 16
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    want = sum(kernel[i, j] * padded[:, i : i + 5, j : j + 6] for i in range(3) for j in range(3))
+    np.testing.assert_allclose(ops.binomial_blur(x), want, atol=1e-6)
+
+
+def test_deviation_of_the_batch():
+    x = normal(0, 4, 2, 2, 3)
+    out = ops.minibatch_stddev(x)
+    want = jnp.mean(jnp.sqrt(jnp.var(x, axis=0) + 1e-8))
+    np.testing.assert_allclose(out[..., 3], jnp.full((4, 2, 2), want), rtol=1e-6)
+    halves = ops.minibatch_stddev(x, 2)
+    np.testing.assert_allclose(halves[:2], ops.minibatch_stddev(x[:2]), rtol=1e-6)
+    with pytest.raises(ValueError, match="groups of 3"):
+        ops.minibatch_stddev(x, 3)
+
+
+def mesh() -> jax.sharding.Mesh:
+    return jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def test_deviation_and_losses_are_those_of_one_device():
+    x = normal(0, 8, 2, 2, 3)
+    shard = partial(jax.shard_map, mesh=mesh(), in_specs=P("data"))
+    many = shard(lambda x: ops.minibatch_stddev(x, axis_name="data"), out_specs=P("data"))(x)
+    np.testing.assert_allclose(many, ops.minibatch_stddev(x), rtol=1e-5)
+
+    def value(x: jax.Array, ids: jax.Array, axis_name: str | None = None) -> jax.Array:
+        gan = losses.selected_class_gan(x, ids, real=True, axis_name=axis_name)
+        shape = losses.adult_shape(x, 2 * x, ids, ids[::-1], (1, 2), axis_name)
+        return gan + losses.feature_l1(x, x**2, axis_name) + shape
+
+    ids = jnp.tile(jnp.array([1, 2]), 4)  # reversed, each device's part is what it was on one
+    want = value(x, ids)
+    many = jax.shard_map(
+        partial(value, axis_name="data"),
+        mesh=mesh(),
+        in_specs=(P("data"), P("data")),
+        out_specs=P(),
+    )
+    np.testing.assert_allclose(many(x, ids), want, rtol=1e-5)
+    mapped = jax.pmap(partial(value, axis_name="data"), axis_name="data", devices=jax.devices()[:4])
+    split = mapped(x.reshape(4, 2, *x.shape[1:]), ids.reshape(4, 2))
+    np.testing.assert_allclose(split, jnp.full(4, want), rtol=1e-5)
+
+
+def test_r1_is_that_of_one_device_and_falls_with_the_batch():
+    x = normal(0, 8, 4, 4, 3)
+    kernel = normal(1, 3, 3, 3, 3)
+
+    def logits(x: jax.Array, axis_name: str | None = None) -> jax.Array:
+        y = ops.conv2d(ops.minibatch_stddev(x**2, axis_name=axis_name)[..., :3] + x, kernel)
+        return ops.minibatch_stddev(y, axis_name=axis_name)
+
+    one = losses.r1(logits, x)
+    many = jax.shard_map(
+        lambda x: losses.r1(partial(logits, axis_name="data"), x, axis_name="data"),
+        mesh=mesh(),
+        in_specs=P("data"),
+        out_specs=P(),
+    )(x)
+    np.testing.assert_allclose(many, one, rtol=1e-5)
+
+    def plain(x: jax.Array) -> jax.Array:
+        return ops.conv2d(x, kernel)
+
+    twice = jnp.concatenate([x, x])
+    np.testing.assert_allclose(losses.r1(plain, twice) * 4, losses.r1(plain, x), rtol=1e-5)
+    kept = losses.r1(plain, twice, reference_batch=8)
+    np.testing.assert_allclose(kept, losses.r1(plain, x), rtol=1e-5)
+    ids = jnp.zeros(8, jnp.int32)
+    each = losses.r1(plain, x, mode="per_sample", class_ids=ids)
+    again = losses.r1(plain, twice, mode="per_sample", class_ids=jnp.zeros(16, jnp.int32))
+    np.testing.assert_allclose(again, each, rtol=1e-5)
+    with pytest.raises(ValueError, match="class_ids"):
+        losses.r1(plain, x, mode="per_sample")
+
+
+def test_codes_of_a_pair():
+    classes, noise = jnp.array([[0, 2]]), normal(0, 1, 4, 6)
+    codes = losses.conditions(classes, noise, num_classes=3, sigma=0.2)
+    np.testing.assert_array_equal(codes["cyc"], codes["gen"][:, ::-1])
+    plain = losses.conditions(classes, noise, num_classes=3, sigma=0.0)
+    assert plain["gen"][0].tolist() == [[0, 0, 0, 0, 1, 1], [1, 1, 0, 0, 0, 0]]
+    assert plain["orig"][0].tolist() == [[1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1]]
+    np.testing.assert_allclose(codes["gen"] - plain["gen"], 0.2 * noise[:, :2], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["dlfs", "lats"])
+def test_export_is_the_inverse_of_import(kind: str):
+    arch = model.dataclasses.replace(ARCH, generator=kind, downsamples=2)
+    params = model.init_generator(arch, jax.random.key(0), 32)
+    tensors = torch_names.export_generator(params, kind)
+    assert any("blur.weight_flip" in key for key in tensors)
+    table = torch_names.DLFS if kind == "dlfs" else torch_names.LATS
+    back = dict(flattened(table.to_ours(tensors)["params"]["generator"]))
+    want = dict(flattened(params))
+    assert back.keys() == want.keys()
+    for name, value in want.items():
+        np.testing.assert_array_equal(back[name], value)
+
+
+def test_traversal_passes_every_age():
+    latents = jnp.eye(3)
+    frames = infer.traversal(latents, 0.25)
+    assert frames.shape == (9, 3)
+    np.testing.assert_allclose(frames[::4], latents)
+    np.testing.assert_allclose(frames[1], [0.75, 0.25, 0])
+    assert len(infer.traversal(latents, 0.3)) == 9  # weights 1, .7, .4, .1
+    with pytest.raises(ValueError, match="step"):
+        infer.traversal(latents, 0.0)
+
+
+def test_frames_do_not_depend_on_the_chunk():
+    params = model.init_generator(ARCH, jax.random.key(0), 16)
+    image = normal(0, 16, 16, 3)
+    small, large = (infer.traverse(ARCH, params, image, step=0.5, chunk=n) for n in (2, 5))
+    assert small.shape == (5, 16, 16, 3)
+    assert np.abs(small.astype(int) - large).max() <= 1
+    strip = infer.age_strip(ARCH, params, image)
+    assert np.abs(strip.astype(int) - small[::2]).max() <= 1
+    between = infer.interpolate_classes(ARCH, params, image, 0, 1, 3)
+    assert np.abs(between.astype(int) - small[:3]).max() <= 1
+
+
+def test_rematerialisation_changes_nothing():
+    code = ops.age_code(jnp.array([1]), jax.random.key(1), num_classes=3, dims_per_class=2)
+    x = normal(0, 1, 16, 16, 3)
+    params = model.init_generator(ARCH, jax.random.key(0), 16)
+
+    def loss(params: object, arch: model.Architecture) -> jax.Array:
+        return jnp.sum(model.decode(arch, params, model.encode(arch, params, x), code) ** 2)
+
+    plain = jax.grad(loss)(params, ARCH)
+    again = jax.grad(loss)(params, model.dataclasses.replace(ARCH, remat=True))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), plain, again)
+
+
+def test_the_page_runs():
+    page = (Path(jaxcog.systems.dlfs.__file__).parent / "README.md").read_text()
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(compile(snippet, "README.md", "exec"), {})
