@@ -133,6 +133,7 @@ def test_folders_of_any_classes(tmp_path: Path):
     (raw / "trainold70" / "parsings" / "1.png").unlink()
     with pytest.raises(DataError, match=r"1\.jpeg has no face parsing"):
         builders.prepare("faces", raw, tmp_path / "again")
+    face(raw / "trainold70" / "1.jpeg", 50)
     (raw / "trainteen19").mkdir()
     with pytest.raises(DataError, match="holds no image"):
         builders.prepare("faces", raw, tmp_path / "third")
