@@ -85,11 +85,12 @@ class _Grids:
             raise ConfigError(f"data.fold={self.fold}: the folds are 0, 1, 2")
 
     def ids(self, novel: bool) -> np.ndarray:
-        """Class numbers, ascending."""
+        """Class numbers, ascending; see `draw_pictures`."""
         digits = [d for d in range(10) if (d in _NOVEL[self.fold]) == novel]
         return np.concatenate([np.arange(8 * d, 8 * d + 8) for d in digits])
 
     def names(self, novel: bool) -> tuple[str, ...]:
+        """Digit and orientation: degrees of its turn, "m" where it is mirrored after that."""
         turns = ("", " 90", " 180", " 270", " m", " m90", " m180", " m270")
         return tuple(f"{i // 8}{turns[i % 8]}" for i in self.ids(novel))
 

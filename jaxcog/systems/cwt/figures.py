@@ -118,7 +118,7 @@ def base_report(
 def report(
     data: DataInfo, segment: Segment
 ) -> Callable[[State, Mapping[str, Any], Mapping[str, Any]], list[Figure]]:
-    """The `figures` of stage 2: IoU of every class, and the best and worst of some episodes."""
+    """The `figures` of stage 2: IoU of classes and episodes, and what the transformer changed."""
     run = _runner(segment)
 
     def figures(
@@ -132,15 +132,15 @@ def report(
             names = data.facts["classes"][split]
             judged = _judge(run, state, arrays)
             shown.append(_gains(split, judged))
-            order = sorted(judged, key=lambda one: one.after)
-            for title, chosen in (("Worst", order[:_SHOWN]), ("Best", order[::-1][:_SHOWN])):
+            order = sorted(judged, key=lambda one: one.before - one.after)
+            for title, chosen in (("helped", order[:_SHOWN]), ("hurt", order[::-1][:_SHOWN])):
                 rows = [_row(data, arrays, one, names) for one in chosen]
                 note = (
                     "Support with its object, the query's object, what the support classifier "
                     "finds, what it finds after the transformer, and where the object's weights "
                     "looked in the query."
                 )
-                heading = f"{title} episodes of {split}, of the first {len(judged)}"
+                heading = f"Where the transformer {title} most, {split}, {len(judged)} episodes"
                 shown.append(Gallery(heading, rows, note))
         return shown
 
@@ -191,7 +191,9 @@ def _row(
         )
     ]
     pictures.append(Picture(overlay(query, truth, _TRUTH), "query"))
-    gained = "good" if one.after > one.before else "bad"
+    gained = None
+    if one.after != one.before:
+        gained = "good" if one.after > one.before else "bad"
     for mask, text, border in (
         (one.maps[0], f"support only, IoU {100 * one.before:.0f}", None),
         (one.maps[1], f"transformer, IoU {100 * one.after:.0f}", gained),
