@@ -128,7 +128,8 @@ class Episodes(_Folded):
     """Stage 2: one class, `shot` supports and a query an episode; see EpisodeTransform.
 
     Training: base classes of the training list, at most `epoch_episodes` an epoch. Evaluation
-    splits, both of the validation list: "novel", and "base" (held-out images of base classes).
+    splits, both of the validation list: "novel", and "base" (held-out images of base classes). The
+    run's classes are the base ones; facts["classes"] has the names of both splits.
 
     test_on: "pascal": novel classes are PASCAL's that COCO's base classes do not have (COCO to
       PASCAL); released_names: see `coco_to_pascal_classes`.
@@ -217,7 +218,7 @@ class Episodes(_Folded):
             element=element,
             eval_element={**element, "episode": number, "run": number},
             num_examples=min(examples, self.epoch_episodes),
-            class_names=self.novel[1],
+            class_names=base,
             facts={**_facts(), "classes": {"novel": self.novel[1], "base": base}},
         )
 

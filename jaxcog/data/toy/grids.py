@@ -229,7 +229,7 @@ class GridEpisodes(_Grids):
         return DataInfo(
             element,
             64 * self.pools,
-            names["novel"],
+            names["base"],
             {**element, "episode": number, "run": number},
             {"mean": 0.0, "std": 1.0, "classes": names},
         )

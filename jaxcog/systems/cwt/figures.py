@@ -26,7 +26,7 @@ from jaxcog.task import DataInfo, State
 Segment = Callable[[State, Mapping[str, Any]], Segmented]
 """(state, episodes without "class") -> see Segmented."""
 
-SAMPLES = 48
+SAMPLES = 24
 _SHOWN = 4
 _SUPPORTS_SHOWN = 2
 _OBJECT, _VOID, _TRUTH = (235, 45, 70), (128, 128, 128), (40, 170, 90)

@@ -17,8 +17,8 @@ from jaxcog.nn.resize import resize_bilinear_align_corners
 from jaxcog.nn.resnet_dilated import DilatedResNet
 from jaxcog.nn.vgg import VGG
 
-EncoderName = Literal["resnet50", "resnet101", "vgg16", "tiny", "cells"]
-RESNET_DEPTHS = {"resnet50": 50, "resnet101": 101}
+EncoderName = Literal["resnet50", "resnet101", "resnet152", "vgg16", "tiny", "cells"]
+RESNET_DEPTHS = {"resnet50": 50, "resnet101": 101, "resnet152": 152}
 Variables = dict[str, Any]
 ZOOM = 8
 CELL = 8
@@ -206,19 +206,20 @@ class PSPNet:
 class ClassifierWeightTransformer:
     """Rewrites the weights of a pixel classifier after a look at the query image (section 3.3).
 
-    heads: each of full width. share_qkv: one projection for queries, keys and values, as the
-      released code; the paper has three.
+    heads, head_dim: each of full width where head_dim is None. share_qkv: one projection for
+      queries, keys and values, as the released code; the paper has three.
     """
 
     heads: int = 4
     attention_dropout: float = ATTENTION_DROPOUT
     dropout: float = OUTPUT_DROPOUT
     share_qkv: bool = True
+    head_dim: int | None = None
 
     @property
     def module(self) -> QueryAttention:
         return QueryAttention(
-            self.heads, None, self.share_qkv, self.attention_dropout, self.dropout
+            self.heads, self.head_dim, self.share_qkv, self.attention_dropout, self.dropout
         )
 
     def init(self, key: jax.Array, width: int) -> Variables:

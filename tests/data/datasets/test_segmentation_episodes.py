@@ -136,7 +136,8 @@ def test_episodes(root: Path):
     assert batch["episode"].tolist() == list(range(6))
     assert (batch["class"] < 5).all()
     assert not np.array_equal(batch["support"][0, 0], batch["query"][0])
-    assert splits.info.class_names == PASCAL[10:15]
+    assert splits.info.class_names == (*PASCAL[:10], *PASCAL[15:])
+    assert splits.info.facts["classes"]["novel"] == PASCAL[10:15]
     shapes = {k: v.shape for k, v in data.describe().eval_element.items()}
     assert shapes == {k: v.shape[1:] for k, v in batch.items() if k != "mask"}
     train = pipeline.train_batches(splits, batch_size=2, seed=0, start_step=0, stop_step=3)
@@ -154,13 +155,13 @@ def test_too_few_images_of_a_class(root: Path):
 
 def test_coco_and_coco_to_pascal(root: Path):
     splits = Episodes("coco20i", fold=3, size=57, episodes=4, root=str(root)).load()
-    assert splits.info.class_names[:2] == ("motorcycle", "truck")
+    assert splits.info.facts["classes"]["novel"][:2] == ("motorcycle", "truck")
     assert len(splits.train.source) == 6
     crossed = Episodes(
         "coco20i", fold=3, size=57, episodes=4, test_on="pascal", root=str(root)
     ).load()
-    assert crossed.info.class_names == ("bottle", "cat", "cow", "motorbike")
-    assert crossed.info.facts["classes"]["base"] == splits.info.facts["classes"]["base"]
+    assert crossed.info.facts["classes"]["novel"] == ("bottle", "cat", "cow", "motorbike")
+    assert crossed.info.class_names == splits.info.class_names
     next(pipeline.eval_batches(crossed.evaluation["novel"], batch_size=4))
 
 

@@ -73,8 +73,7 @@ def pspnet(golden: Golden) -> None:
     for i, name in enumerate(stages):
         golden.check(f"out/layer{i}_ch{part}", nchw(maps[name])[:, :part])
     pyramid = nchw(seen["ppm"]["__call__"][0])
-    width = pyramid.shape[1] // 2 // len(ctor["bins"])
-    branches = np.split(pyramid[:, -width * len(ctor["bins"]) :], len(ctor["bins"]), axis=1)
+    branches = np.split(pyramid[:, maps[stages[-1]].shape[-1] :], len(ctor["bins"]), axis=1)
     golden.check(
         f"out/ppm_branches_ch{part}", np.concatenate([b[:, :part] for b in branches], axis=1)
     )
@@ -127,7 +126,7 @@ def loss_functions(golden: Golden) -> None:
 @adapter("cwt", r"transformer_heads\d+.*")
 def transformer(golden: Golden) -> None:
     ctor, weights = golden.meta["ctor"], golden.weights()
-    net = ClassifierWeightTransformer(ctor["n_head"], dropout=ctor["dropout"])
+    net = ClassifierWeightTransformer(ctor["n_head"], dropout=ctor["dropout"], head_dim=ctor["d_k"])
     params = torch_names.TRANSFORMER.to_ours(weights)["params"]["transformer"]
     features = jnp.asarray(nhwc(golden["in/features"]))
     cotangent = jnp.asarray(golden["in/cotangent"])
@@ -167,7 +166,7 @@ def transformer(golden: Golden) -> None:
 @adapter("cwt", r"train_trajectory_\d+shot.*")
 def trajectory(golden: Golden) -> None:
     meta, weights = golden.meta, golden.weights()
-    net = ClassifierWeightTransformer(meta["ctor"]["n_head"])
+    net = ClassifierWeightTransformer(meta["ctor"]["n_head"], head_dim=meta["ctor"]["d_k"])
     table = torch_names.TRANSFORMER
     params = table.to_ours(weights)["params"]["transformer"]
     support, query = (nhwc(golden[f"in/{name}_features"]) for name in ("support", "query"))
@@ -207,7 +206,8 @@ def episode(golden: Golden) -> None:
     stage1 = jax.tree.map(jnp.asarray, table.to_ours(golden.weights("pspnet")))
     weights = golden.weights("transformer", seed=meta["seed"] + 1)
     params = torch_names.TRANSFORMER.to_ours(weights)["params"]["transformer"]
-    rewriter = ClassifierWeightTransformer(meta["ctor"]["transformer"]["n_head"])
+    ctor = meta["ctor"]["transformer"]
+    rewriter = ClassifierWeightTransformer(ctor["n_head"], head_dim=ctor["d_k"])
     support, query = nhwc(golden["in/support"]), nhwc(golden["in/query"])
     masks, label = (jnp.asarray(golden[f"in/{n}_label"]) for n in ("support", "query"))
 
@@ -225,8 +225,8 @@ def episode(golden: Golden) -> None:
         return shots, losses, fitted, updated, low, logits
 
     shots, losses, fitted, updated, low, logits = run(stage1, params)
-    part = golden["out/support_features_ch16"].shape[2]
-    golden.check("out/support_features_ch16", nchw(shots)[:, :, :part])
+    for name in golden.names("out/support_features*"):
+        golden.check(name, nchw(shots)[:, :, : golden[name].shape[2]])
     golden.check("out/inner_losses", losses)
     golden.check("out/cls_final", fitted)
     golden.check("out/cls_updated", updated)
@@ -272,7 +272,7 @@ def metrics(golden: Golden) -> None:
     golden.check("out/binary_fg_pooled_iou", pooled.mean)
 
     scores = jnp.argmax(jnp.asarray(golden["in/mc_scores"]), axis=1)
-    counts = confusion_matrix(scores, labels[None], scores.max() + 1)
+    counts = confusion_matrix(scores, labels[None], golden["in/mc_scores"].shape[1])
     golden.check("out/full_class_iou", class_iou(counts))
     golden.check("out/full_mean_iou", mean_iou(counts))
 

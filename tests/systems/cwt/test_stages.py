@@ -6,6 +6,7 @@ import json
 import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +16,7 @@ from jaxcog import cli, experiments, reproduce
 from jaxcog.config import override
 from jaxcog.data.toy.grids import draw_pictures
 from jaxcog.systems.cwt.claims import CLAIMS
-from jaxcog.training import checkpoint
+from jaxcog.training import checkpoint, loop
 from jaxcog.training.progress import Silent
 
 META = ["train", "cwt/digits_meta", "--tiny", "--task.pretrained"]
@@ -43,6 +44,19 @@ def test_the_encoder_stays_as_the_first_stage_left_it(base: Path, meta: Path):
     assert "Foreground IoU" in (meta / "report.html").read_text()
 
 
+def test_many_devices_do_what_one_does(base: Path, meta: Path, tmp_path: Path):
+    """The fixtures ran on eight: episodes are spread, and their updates follow one another."""
+    changes = {"task.pretrained": True, "train.start_from": str(base)}
+    experiment = override(experiments.load("cwt/digits_meta").experiment(tiny=True), changes)
+    one = loop.train(experiment, tmp_path, "cwt/digits_meta", Silent(), jax.devices()[:1])
+    many = checkpoint.restore_tree(meta)["params"]["transformer"]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        jax.device_get(one.state["params"]["transformer"]),
+        many,
+    )
+
+
 def test_another_folds_first_stage_is_an_error(base: Path, tmp_path: Path, capsys):
     command = [*META, "--workdir", str(tmp_path / "run"), "--data.fold", "1"]
     assert cli.main([*command, "--train.start-from", str(base)]) == 2
@@ -51,6 +65,11 @@ def test_another_folds_first_stage_is_an_error(base: Path, tmp_path: Path, capsy
     assert "4, 4 90" in said
     assert cli.main(command) == 2
     assert "--train.start-from" in capsys.readouterr().err
+
+
+def test_a_run_is_not_judged_on_another_fold(meta: Path, capsys):
+    assert cli.main(["eval", str(meta), "--data.fold", "1"]) == 2
+    assert "trained on 56 classes" in capsys.readouterr().err
 
 
 def test_a_fold_that_does_not_exist(capsys):
