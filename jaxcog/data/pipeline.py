@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,7 +25,6 @@ from jaxcog.data.types import (
     Experience,
     Record,
     Sampler,
-    Source,
     Splits,
     Stream,
 )
@@ -45,6 +44,12 @@ Train = Splits | Stream | Mapping[str, Stream] | Experience
 Rows = np.ndarray | slice | None
 
 
+class Named(Protocol):
+    """Something whose entries have names, such as a Source."""
+
+    def name_of(self, index: int) -> str: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class LocalBatch:
     """The part of one global batch that this process holds.
@@ -57,7 +62,7 @@ class LocalBatch:
     arrays: dict[str, Any]
     step: int
     indices: Mapping[str, np.ndarray]
-    sources: Mapping[str, Source]
+    sources: Mapping[str, Named]
 
     @property
     def ids(self) -> list[str]:

@@ -46,7 +46,7 @@ def rollouts(
                 made = source.make(_seeds(seed, _TRAINING, step, rows))
                 player = _Player(program, made, batch_size, key, train=True)
             arrays = player.segment(current(), step, source.horizon)
-            yield LocalBatch(arrays, step, {SINGLE: rows}, {SINGLE: _Named(source)})
+            yield LocalBatch(arrays, step, {SINGLE: rows}, {SINGLE: _Numbered()})
     finally:
         if player is not None:
             player.environments.close()
@@ -72,7 +72,7 @@ def episodes(program: Program, state: State, source: Experience) -> Iterator[Loc
             made.close()
         mask = number * size + rows < source.episodes
         arrays = {"return": returns, "length": lengths, "mask": mask}
-        yield LocalBatch(arrays, number, {SINGLE: rows}, {SINGLE: _Named(source)})
+        yield LocalBatch(arrays, number, {SINGLE: rows}, {SINGLE: _Numbered()})
 
 
 def recorded(
@@ -93,7 +93,7 @@ def recorded(
         seen = {name: value[0].copy() for name, value in player.observation.items()}
         for chosen, transition, playing in player.first_episodes(state, source.limit):
             if not playing[0]:
-                break
+                continue
             acted = {name: sharding.held(value)[0] for name, value in chosen.items()}
             for name, value in {**seen, **acted, "reward": transition.reward[0]}.items():
                 kept.setdefault(name, []).append(value)
@@ -177,17 +177,8 @@ class _Player:
                 return
 
 
-class _Named:
+class _Numbered:
     """What to call an environment in messages."""
-
-    def __init__(self, source: Experience):
-        self.source = source
-
-    def __len__(self) -> int:
-        return 0
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        raise IndexError(index)
 
     def name_of(self, index: int) -> str:
         return f"environment {index}"

@@ -78,12 +78,12 @@ def test_shapes_that_do_not_fit_are_named():
 
 def test_probabilities_of_a_mixture():
     logits, actions = normal((5, 3, ACTIONS)), jnp.arange(5) % ACTIONS
-    p = jax.nn.softmax(logits)[jnp.arange(5), :, actions].mean(1)
-    found = ppo.mixture_negative_log_probability(logits, actions)
-    np.testing.assert_allclose(found, -jnp.log(p), rtol=1e-5)
+    of_mixture = jax.jit(ppo.mixture_negative_log_probability)
+    p = np.asarray(jax.nn.softmax(logits))[np.arange(5), :, np.asarray(actions)].mean(1)
+    np.testing.assert_allclose(of_mixture(logits, actions), -np.log(p), rtol=1e-5)
     same = jnp.broadcast_to(logits[:, :1], logits.shape)
     one = ppo.negative_log_probability(logits[:, 0], actions)
-    np.testing.assert_allclose(ppo.mixture_negative_log_probability(same, actions), one, rtol=1e-5)
+    np.testing.assert_allclose(of_mixture(same, actions), one, rtol=1e-5)
     assert ppo.entropy(jnp.zeros(ACTIONS)) == pytest.approx(np.log(ACTIONS))
 
 
@@ -119,9 +119,9 @@ def test_tensorflow_adam_is_adam_but_for_where_eps_stands():
     grads = [{"w": normal((3,), seed)} for seed in (1, 2, 3)]
 
     def path(tx):
-        state, now = tx.init(params), params
+        state, now, update = tx.init(params), params, jax.jit(tx.update)
         for g in grads:
-            updates, state = tx.update(g, state, now)
+            updates, state = update(g, state, now)
             now = optax.apply_updates(now, updates)
         return now["w"]
 
@@ -157,8 +157,9 @@ def test_a_bottleneck_without_noise_is_no_bottleneck():
     noisy = dataclasses.replace(
         plain, noisy_logits=jnp.repeat(logits[:, None], 5, 1), information=jnp.full(6, 7.0)
     )
-    loss, parts = objective(params, plain, minibatch(), 0.2, Weights())
-    with_noise, its_parts = objective(params, noisy, minibatch(), 0.2, Weights())
+    measure = jax.jit(partial(objective, clip=0.2, weights=Weights()))
+    loss, parts = measure(params, plain, minibatch())
+    with_noise, its_parts = measure(params, noisy, minibatch())
     assert with_noise == pytest.approx(float(loss) + 1e-4 * 7.0, rel=1e-5)
     assert its_parts["policy_loss"] == pytest.approx(float(parts["policy_loss"]), rel=1e-4)
     kernels = float(jnp.sum(params["a"]["kernel"] ** 2)) / 2
@@ -170,7 +171,8 @@ def test_each_worker_normalizes_its_own_advantages():
     shift = jnp.array([0, 0, 0, 50.0, 50.0, 50.0])
     other["return"] = batch["return"] + shift
     out = PolicyOutput(normal((6, ACTIONS), 1), jnp.zeros(6), jnp.zeros((6, 2)))
-    first, second = (objective({}, out, b, 0.2, Weights(kernels=0), 2)[1] for b in (batch, other))
+    measure = jax.jit(partial(objective, clip=0.2, weights=Weights(kernels=0), workers=2))
+    first, second = (measure({}, out, rows)[1] for rows in (batch, other))
     assert second["policy_loss"] == pytest.approx(float(first["policy_loss"]), abs=1e-4)
 
 
@@ -180,12 +182,12 @@ def learner():
 
 
 def test_workers_mix_among_themselves(learner):
-    draws = learner.draws(jax.random.key(0), 12)
+    draws = learner.draws(jax.random.key(0), 12, 2)
     perm = np.asarray(draws["sequence1"].perm)
     np.testing.assert_array_equal(np.sort(perm), np.arange(12))
     np.testing.assert_array_equal(perm // 6, np.arange(12) // 6)
     shut = small(mixstyle=dataclasses.replace(STAGE, p=1e-9)).build(setting())
-    drawn = shut.train_step.__self__.draws(jax.random.key(0), 12)
+    drawn = shut.train_step.__self__.draws(jax.random.key(0), 12, 2)
     np.testing.assert_array_equal(drawn["sequence1"].lam, 1)
 
 
@@ -220,8 +222,8 @@ def test_the_last_hundred_episodes():
 def test_the_actions_are_those_of_the_policy():
     policy = Policy(ACTIONS, (2,), 4)
     images = jnp.zeros((3, 8, 8, 3), jnp.uint8)
-    params = policy.init(jax.random.key(0), (8, 8, 3))
-    out = policy.apply(params, images)
+    params = jax.jit(lambda key: policy.init(key, (8, 8, 3)))(jax.random.key(0))
+    out = jax.jit(policy.apply)(params, images)
     assert out.logits.shape == (3, ACTIONS)
     assert np.abs(out.logits).max() < 0.1, "begins with a nearly uniform policy"
     assert params["encoder"]["sequence1"]["block2"]["conv2"]["kernel"].shape == (3, 3, 2, 2)

@@ -38,7 +38,8 @@ class Play:
     [E, T + 1]. One update of the run is all `epochs` x `minibatches` gradient steps on it.
 
     mixstyle: acts on every frame in acting and learning (the official code's habit), among the
-      environments, or the rows of a minibatch, of one worker. mix_in_evaluation: there too.
+      environments, or the rows of a minibatch, of one worker. mix_in_evaluation: there too, among
+      all environments.
     samples: of the Gaussian bottleneck for each frame (IBAC-SNI); None: a plain one.
     workers: groups of environments that shuffle, mix and normalise among themselves; gradients
       are their mean, times `gradient_factor` before clipping (the official code divides the sum
@@ -157,9 +158,14 @@ class _Learner:
         )
         self.decay = learning_rate(Schedule("linear"), 1.0, setting)
 
-    def apply(self, params: Any, images: jax.Array, key: Key | None, noisy: bool) -> PolicyOutput:
-        """The network on rows of all workers, one after another; without a key nothing mixes."""
-        draws = {} if key is None else self.draws(rng.stream(key, "mixstyle"), len(images))
+    def apply(
+        self, params: Any, images: jax.Array, key: Key, *, groups: int, noisy: bool
+    ) -> PolicyOutput:
+        """The network on rows of so many groups one after another, which mix among themselves.
+
+        groups: 0 mixes nothing. noisy: whether a Gaussian bottleneck is sampled.
+        """
+        draws = self.draws(rng.stream(key, "mixstyle"), len(images), groups) if groups else {}
         noise = None
         if noisy and self.config.samples is not None:
             shape = (self.config.samples, len(images), self.config.hidden)
@@ -167,16 +173,16 @@ class _Learner:
         options = {"eps": self.config.mixstyle.eps, "ddof": self.config.mixstyle.ddof}
         return self.policy.apply(params, images, draws=draws, noise=noise, **options)
 
-    def draws(self, key: Key, rows: int) -> dict[str, ops.MixDraw]:
-        """MixStyle's draws for a batch in which each worker mixes among its own rows."""
-        own = rows // self.config.workers
-        keys = jax.random.split(key, self.config.workers)
+    def draws(self, key: Key, rows: int, groups: int) -> dict[str, ops.MixDraw]:
+        """MixStyle's draws for a batch in which each group mixes among its own rows."""
+        own = rows // groups
+        keys = jax.random.split(key, groups)
         drawn = jax.vmap(lambda key: self.config.mixstyle.draws(key, own))(keys)
-        first = own * jnp.arange(self.config.workers)[:, None]
+        first = own * jnp.arange(groups)[:, None]
 
         def joined(draw: ops.MixDraw) -> ops.MixDraw:
             perm = (draw.perm + first).reshape(-1)
-            # A worker whose gate is shut keeps its own statistics.
+            # A group whose gate is shut keeps its own statistics.
             lam = jnp.where(draw.gate[:, None], draw.lam, 1.0).reshape(-1)
             return ops.MixDraw(jnp.asarray(True), lam, perm)
 
@@ -184,10 +190,9 @@ class _Learner:
 
     def act(self, state: State, observation: Batch, key: Key, train: bool) -> dict[str, jax.Array]:
         """Draws actions from the run policy; with their values and -log probabilities."""
+        groups = self.config.workers if train else int(self.config.mix_in_evaluation)
         images = observation["image"]
-        mixing = train or self.config.mix_in_evaluation
-        mixing = mixing and len(images) % self.config.workers == 0
-        out = self.apply(state["params"], images, key if mixing else None, noisy=False)
+        out = self.apply(state["params"], images, key, groups=groups, noisy=False)
         action = jax.random.categorical(rng.stream(key, "action"), out.logits).astype(jnp.int32)
         neglogp = ppo.negative_log_probability(out.logits, action)
         return {"action": action, "value": out.value, "neglogp": neglogp}
@@ -207,7 +212,8 @@ class _Learner:
             )
 
             def loss(params: Any) -> tuple[jax.Array, Scalars]:
-                out = self.apply(params, chosen["image"], jax.random.fold_in(key, index), True)
+                own = jax.random.fold_in(key, index)
+                out = self.apply(params, chosen["image"], own, groups=config.workers, noisy=True)
                 return objective(
                     params, out, chosen, config.clip * left, config.weights, config.workers
                 )
