@@ -9,6 +9,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxcog import rng
 from jaxcog.errors import ConfigError
@@ -156,6 +158,9 @@ class _Learner:
             optax.clip_by_global_norm(config.max_grad_norm),
             ppo.tensorflow_adam(eps=config.adam_eps),
         )
+        self.spread = None
+        if setting.mesh is not None:
+            self.spread = NamedSharding(setting.mesh, P(("data", "fsdp")))
         self.decay = learning_rate(Schedule("linear"), 1.0, setting)
 
     def apply(
@@ -206,10 +211,7 @@ class _Learner:
 
         def minibatch(carry: Any, item: Any) -> tuple[Any, Scalars]:
             (params, opt), (order, index) = carry, item
-            chosen = jax.tree.map(
-                lambda x: jax.vmap(lambda own, at: own[at])(x, order).reshape(-1, *x.shape[2:]),
-                rows,
-            )
+            chosen = jax.tree.map(lambda x: self.chosen(x, order), rows)
 
             def loss(params: Any) -> tuple[jax.Array, Scalars]:
                 own = jax.random.fold_in(key, index)
@@ -255,6 +257,17 @@ class _Learner:
     def grouped(self, x: jax.Array) -> jax.Array:
         """[E, T, ...] -> [groups, rows of a group, ...]."""
         return x.reshape(self.groups, self.group_rows, *x.shape[2:])
+
+    def chosen(self, x: jax.Array, order: jax.Array) -> jax.Array:
+        """Rows `order` [groups, N] of x [groups, rows, ...], one group after another."""
+        picked = jax.vmap(lambda own, at: own[at])(x, order).reshape(-1, *x.shape[2:])
+        if self.spread is None:
+            return picked
+        mesh = self.spread.mesh.shape
+        if len(picked) % (mesh["data"] * mesh["fsdp"]):
+            return picked
+        # Else the rows would be split over as many devices as there are groups, and no more.
+        return jax.lax.with_sharding_constraint(picked, self.spread)
 
     def orders(self, key: Key) -> jax.Array:
         """int32 [epochs x minibatches, groups, rows of a group in a minibatch]."""
