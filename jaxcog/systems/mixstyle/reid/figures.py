@@ -124,19 +124,20 @@ def _ranked(
         junk = (gallery["person"] == person) & (gallery["camera"] == camera)
         nearest = np.argsort(np.where(junk, np.inf, row), kind="stable")
         nearest = nearest[: min(_SHOWN, int(np.sum(~junk)))]
-        pictures = [Picture(_pixels(data, query["image"][place]), "query")]
+        pictures = [Picture(_pixels(data, query["image"][place]))]
         pictures += [
             Picture(
                 _pixels(data, gallery["image"][i]),
-                f"{row[i]:.2f}, camera {int(gallery['camera'][i]) + 1}",
+                f"{row[i]:.2f} c{int(gallery['camera'][i]) + 1}",
                 "good" if gallery["person"][i] == person else "bad",
             )
             for i in nearest
         ]
         rows.append((f"person {person}, camera {camera + 1}", pictures))
     note = (
-        f"Nearest of {len(gallery['person'])} sampled gallery images, by cosine distance; green is "
-        "the same person. Images of the query's own camera are left out."
+        f"The query, then the nearest of {len(gallery['person'])} sampled gallery images: cosine "
+        "distance and camera; green is the same person. That person in the query's own camera is "
+        "left out."
     )
     return Gallery("Ranked galleries", rows, note)
 
