@@ -218,7 +218,7 @@ def import_torch(
     tensors = read.read_checkpoint(file)
     tables = program.task.import_names
     tables = tables if isinstance(tables, tuple) else (tables,)
-    table = min(tables, key=lambda table: len(table.convert(tensors)[1].unused))
+    table = importer.choose_table(tensors, tables, weights)
     kept = (*program.task.import_kept, *allow_missing)
     imported, found = importer.import_checkpoint(tensors, table, weights, kept)
     values = by_path(imported)

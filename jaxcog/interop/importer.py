@@ -14,6 +14,22 @@ from jaxcog.errors import CheckpointError
 from jaxcog.interop.names import NameTable, Report, Tensors, flattened, nested
 
 
+def choose_table(tensors: Tensors, tables: Sequence[NameTable], target_struct: Any) -> NameTable:
+    """The table that knows the most keys; among equals the one whose arrays fit the model best.
+
+    A network's own checkpoint and the ImageNet weights that it starts from often share their names
+    and differ in the size of the last layer, which the second one's table leaves out.
+    """
+    want = {path: tuple(model.shape) for path, model in flattened(target_struct)}
+
+    def misfit(table: NameTable) -> tuple[int, int]:
+        tree, report = table.convert(tensors)
+        wrong = [path for path, x in flattened(tree) if want.get(path, x.shape) != x.shape]
+        return len(report.unused), len(wrong) + len(report.mismatched)
+
+    return min(tables, key=misfit)
+
+
 def import_checkpoint(
     tensors: Tensors, table: NameTable, target_struct: Any, allow_missing: Sequence[str] = ()
 ) -> tuple[dict[str, Any], Report]:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jaxcog.errors import ConfigError
+from jaxcog.interop.importer import choose_table
 from jaxcog.systems.mixstyle.reid.model import NETWORKS, ReIDNetwork, split_official_name, stages_of
-from jaxcog.systems.mixstyle.reid.torch_names import OSNET_IMAGENET, tables_of
+from jaxcog.systems.mixstyle.reid.torch_names import OSNET, OSNET_IMAGENET, tables_of
 
 
 @functools.cache
@@ -50,9 +51,12 @@ def test_official_key_names():
 
 
 def test_imagenet_files_of_osnet_fill_all_but_the_classifier():
-    tensors = tables_of("osnet_x1_0")[0].to_torch(zeros(variables("osnet_x1_0")))
-    tensors = {f"module.{name}": value for name, value in tensors.items()}
-    tensors["module.classifier.weight"] = np.zeros((1000, 512), np.float32)
+    tree = zeros(variables("osnet_x0_25"))
+    tensors = tables_of("osnet_x0_25")[0].to_torch(tree)
+    tables = tables_of("osnet_x0_25")
+    assert choose_table(tensors, tables, tree) is OSNET
+    tensors["classifier.weight"] = np.zeros((1000, 512), np.float32)
+    assert choose_table(tensors, tables, tree) is OSNET_IMAGENET
     ours = OSNET_IMAGENET.to_ours(tensors)
     assert set(ours["params"]) == {"backbone", "fc_0", "fc_1"}
 
