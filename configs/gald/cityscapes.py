@@ -12,7 +12,6 @@ device on any number of devices (task.loss.per_images).
 from jaxcog.config import Experiment, Train
 from jaxcog.data.datasets.parsing import Cityscapes
 from jaxcog.experiments import load
-from jaxcog.systems.gald.model import Aggregation
 from jaxcog.systems.gald.task import Parsing, Protocol
 
 DEFAULT = True
@@ -38,6 +37,4 @@ def experiment() -> Experiment:
 
 
 def tiny() -> Experiment:
-    return load("gald/scenes").module.small(
-        trunk="tiny", size=121, aggregation=Aggregation(), remat=True
-    )
+    return load("gald/scenes").module.small()

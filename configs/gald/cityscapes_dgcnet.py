@@ -31,4 +31,4 @@ def experiment() -> Experiment:
 
 
 def tiny() -> Experiment:
-    return load("gald/scenes").module.small(head="dgcnet")
+    return load("gald/scenes").module.small()

@@ -21,7 +21,7 @@ from jaxcog.optim import Optimizer, Schedule, gradient_step, initial_state
 from jaxcog.systems.gald import figures
 from jaxcog.systems.gald.inference import multiscale_logits
 from jaxcog.systems.gald.losses import segmentation_loss
-from jaxcog.systems.gald.model import Aggregation, HeadName, Network, TrunkName
+from jaxcog.systems.gald.model import STRIDES, Aggregation, HeadName, Network, TrunkName
 from jaxcog.systems.gald.modules import MIN_SIDE
 from jaxcog.systems.gald.pixels import Pixels, normalise
 from jaxcog.systems.gald.torch_names import tables_for
@@ -291,13 +291,19 @@ class Parsing:
         return image.shape
 
     def _check_sides(self, shape: tuple[int, ...]) -> None:
-        stride = {"strided": 2, "pixels": 1}.get(self.trunk, 8)
-        needed = stride * (MIN_SIDE - 1) + 1
-        if self.distribute and self.head in ("gald", "light") and min(shape[:2]) < needed:
+        if not (self.distribute and self.head in ("gald", "light")):
+            return
+        needed = STRIDES[self.trunk] * (MIN_SIDE - 1) + 1
+        why = f"local distribution, which needs {needed} pixels a side with trunk {self.trunk}"
+        if min(shape[:2]) < needed:
             raise ConfigError(
-                f"images of {shape[0]} x {shape[1]} are too small for the local distribution, "
-                f"which needs {needed} pixels a side with trunk {self.trunk}: set a larger "
+                f"images of {shape[0]} x {shape[1]} are too small for the {why}: set a larger "
                 "data.crop, or task.distribute=False"
+            )
+        if self.protocol.tile is not None and self.protocol.tile < needed:
+            raise ConfigError(
+                f"task.protocol.tile={self.protocol.tile} is too small for the {why}: set a larger "
+                "one, or None for whole images"
             )
 
 

@@ -199,6 +199,7 @@ def element(height, width, label=None):
         ({}, {"element": element(48, 48, (48, 40))}, "must have one size"),
         ({}, {"element": {"image": element(48, 48)["image"]}}, "scene-parsing dataset"),
         ({}, {"element": element(14, 48)}, "needs 15 pixels a side.*larger data.crop"),
+        ({"protocol": Protocol(tile=14)}, {}, "protocol.tile=14 is too small.*or None"),
         ({}, {"class_names": ("a",)}, "names 1 classes"),
         ({"loss": Loss(class_weights="cityscapes")}, {}, "is for 19 classes, the data has 7"),
         ({"loss": Loss(per_images=3)}, {}, "per_images=3 does not divide"),
