@@ -15,6 +15,7 @@ from jaxcog.systems.gald.torch_names import KINDS, TRUNKS
 from jaxcog.training import checkpoint
 from jaxcog.trees import by_path
 
+pytestmark = pytest.mark.slow  # drawing the initial values of so many arrays takes long to compile
 FLAGS = ["--task.trunk", "tiny", "--task.width", "32", "--data.crop", "121", "121"]
 
 
@@ -52,7 +53,6 @@ def test_an_official_checkpoint(tmp_path, capsys):
         np.testing.assert_array_equal(restored[path], value)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stem", "table"), [("deep", TRUNKS[0]), ("deep", TRUNKS[1]), ("plain", TRUNKS[1])]
 )
