@@ -147,3 +147,33 @@ def test_report_of_made_up_results():
     assert all(p.rgb.shape == (64, 64, 3) for p in pictures)
     assert label.startswith(("0: ", "1: ", "2: "))
     assert len(hurt.rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("encoder", "keys"),
+    [
+        (
+            "resnet50",
+            {
+                "conv3.weight": "params/encoder/trunk/conv3/kernel",
+                "bn2.running_var": "batch_stats/encoder/trunk/bn2/var",
+                "layer3.0.downsample.1.bias": "params/encoder/trunk/layer3_0/downsample_bn/bias",
+                "fc.weight": None,
+            },
+        ),
+        (
+            "vgg16",
+            {
+                "features.3.weight": "params/encoder/trunk/conv1_2/kernel",
+                "features.41.running_mean": "batch_stats/encoder/trunk/bn5_3/mean",
+                "classifier.6.bias": None,
+            },
+        ),
+    ],
+)
+def test_imagenet_names(encoder, keys):
+    table = torch_names.imagenet_table_for(encoder)
+    for key, path in keys.items():
+        rule = table.rule(key)
+        assert rule is not None, key
+        assert path is None or rule.paths(key) == (path,)
