@@ -17,19 +17,20 @@ from jaxcog.task import DataInfo, Task
 from jaxcog.training import evaluation, experience, loop, start
 from jaxcog.training.progress import Silent
 from jaxcog.training.writers import StepLog
+from tests.multiprocess.processes import run_processes
 
 HORIZON, ENVIRONMENTS = 5, 8
 
 
 class Counting:
-    """Counts its steps; the episode of environment i ends after 2 + i % 3 of them."""
+    """Counts its steps; an episode ends after 2 + seed % 3 of them."""
 
     made: ClassVar[list[np.ndarray]] = []
 
     def __init__(self, seeds, level=None):
         self.made.append(seeds)
         self.age = np.zeros(len(seeds), np.float32)
-        self.end = 2 + np.arange(len(seeds)) % 3
+        self.end = 2 + seeds % 3
         self.level = 0 if level is None else level
 
     def reset(self):
@@ -113,8 +114,11 @@ def train(program, splits, first=0):
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_segments_follow_one_another_and_act_on_the_newest_state(devices: int):
+    Counting.made.clear()
     seen = train(*program_of(devices, checkpoint_every="6 steps"))
     assert len(seen) == 6
+    (seeds,) = Counting.made
+    ends = 2 + seeds % 3
     for update, last in enumerate(seen):
         # One row more of what was chosen than of what came of it.
         assert last["action"].shape == (ENVIRONMENTS, HORIZON + 1)
@@ -122,13 +126,10 @@ def test_segments_follow_one_another_and_act_on_the_newest_state(devices: int):
         assert (last["reward"] == update).all()
         for i in range(ENVIRONMENTS):
             steps = update * HORIZON + np.arange(HORIZON)
-            np.testing.assert_array_equal(last["age"][i], steps % (2 + i % 3))
-            np.testing.assert_array_equal(last["done"][i], (steps + 1) % (2 + i % 3) == 0)
-        if update:
-            # Environment 0 has episodes of two steps; of the first, one may lie in the last update.
-            previous = seen[update - 1]["reward"][0, -1] if update * HORIZON % 2 else 0
-            first = update + previous
-            assert last["return"][0, 0] == first
+            np.testing.assert_array_equal(last["age"][i], steps % ends[i])
+            np.testing.assert_array_equal(last["done"][i], (steps + 1) % ends[i] == 0)
+        first = last["age"] == 0
+        np.testing.assert_array_equal(last["return"][first], last["reward"][first])
 
 
 def test_environments_begin_anew_at_regular_checkpoints_and_where_a_run_goes_on():
@@ -147,9 +148,11 @@ def test_environments_begin_anew_at_regular_checkpoints_and_where_a_run_goes_on(
 def test_every_episode_of_an_evaluation_counts_once():
     program, splits = program_of(1)
     state = program.init(program.root_key())
+    Counting.made.clear()
     metrics, _ = evaluation.evaluate(program, state, splits)
     # 12 episodes in batches of 8: two batches of environments, the last four masked.
-    lengths = [2 + i % 3 for i in (*range(8), *range(4))]
+    first, second = Counting.made
+    lengths = 2 + np.concatenate([first, second[:4]]) % 3
     assert metrics["length"] == pytest.approx(np.mean(lengths))
     assert metrics["return"] == pytest.approx(7 * np.mean(lengths))
 
@@ -157,7 +160,36 @@ def test_every_episode_of_an_evaluation_counts_once():
 def test_a_recorded_episode_ends_where_it_ended():
     program, splits = program_of(1)
     state = program.init(program.root_key())
+    Counting.made.clear()
     episode = experience.recorded(program, state, splits.evaluation["test"], level=3)
-    np.testing.assert_array_equal(episode["age"], [0, 1])
-    np.testing.assert_array_equal(episode["reward"], [10, 10])
-    np.testing.assert_array_equal(episode["action"], [7, 7])
+    length = int(2 + Counting.made[0][0] % 3)
+    np.testing.assert_array_equal(episode["age"], np.arange(length))
+    np.testing.assert_array_equal(episode["reward"], [10] * length)
+    np.testing.assert_array_equal(episode["action"], [7] * length)
+
+
+def sums(program, splits):
+    """The sum of all ages that each update was given."""
+    rows, key = [], program.root_key()
+    log = StepLog(program.scalar_names, lambda step, values, batch: rows.append(values["sum"]))
+    batches = start.batches(program, splits, 0, Silent())
+    for _ in loop.updates(program, program.init(key), batches, key, log):
+        pass
+    log.flush()
+    return rows
+
+
+def test_each_process_has_the_environments_of_its_rows():
+    script = """
+    from jaxcog.training import evaluation
+    from tests.training.test_experience import program_of, sums
+
+    program, splits = program_of(4)
+    metrics, _ = evaluation.evaluate(program, program.init(program.root_key()), splits)
+    print(sums(program, splits), metrics)
+    """
+    program, splits = program_of(4)
+    metrics, _ = evaluation.evaluate(program, program.init(program.root_key()), splits)
+    wanted = f"{sums(program, splits)} {metrics}"
+    for result in run_processes(script, n=2, devices=2):
+        assert result.out.strip() == wanted
