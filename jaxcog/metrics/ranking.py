@@ -99,13 +99,9 @@ def rank(
     Raises:
       ValueError: lengths that do not fit, one-sided cameras, an empty gallery.
     """
-    return rank_blocks(
-        distance_blocks(queries, gallery, metric=metric, block=block),
-        query_ids=query_ids,
-        gallery_ids=gallery_ids,
-        query_cameras=query_cameras,
-        gallery_cameras=gallery_cameras,
-    )
+    blocks = distance_blocks(queries, gallery, metric=metric, block=block)
+    protocol = _Protocol.of(query_ids, gallery_ids, query_cameras, gallery_cameras)
+    return _ranked(blocks, protocol, (len(queries), len(gallery)))
 
 
 def rank_blocks(
@@ -217,6 +213,8 @@ def _ranked(
     precision, first_match = np.full(shape[0], np.nan), np.full(shape[0], -1, np.int64)
     penalty = np.full(shape[0], np.nan)
     for first, distances in blocks:
+        if distances.shape[1] != shape[1]:
+            raise ValueError(f"rank: {shape[1]} gallery_ids for distances {distances.shape}")
         for query, row in enumerate(distances, first):
             matches, left_out = protocol.split(query)
             if len(matches):

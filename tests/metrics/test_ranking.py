@@ -113,5 +113,9 @@ def test_bad_shapes_are_refused():
         ranking.rank(**{**data, "gallery": data["gallery"][:, :3]})
     with pytest.raises(ValueError, match="gallery_ids"):
         ranking.rank(**{**data, "gallery_ids": data["gallery_ids"][:3]})
+    with pytest.raises(ValueError, match="gallery_ids"):
+        ranking.rank_blocks(
+            iter([(0, np.zeros((1, 4)))]), query_ids=np.zeros(1, int), gallery_ids=np.zeros(3, int)
+        )
     with pytest.raises(ValueError, match="cosine"):
         ranking.rank(**data, metric="hamming")
