@@ -86,7 +86,9 @@ class _Pen:
         for (start, end), share in zip(segments, strength, strict=True):
             faded = tuple(round(255 - (255 - c) * (0.2 + 0.8 * float(share))) for c in color)
             left = self.x(start)
-            self.box(left, y, max(self.x(end), left + 2), y + _BAR, faded)
+            right = max(self.x(end), left + 2)
+            self.box(left - 1, y, right + 1, y + _BAR, _PAPER)  # a gap, so that bars stay apart
+            self.box(left, y, right, y + _BAR, faded)
 
     def frame(self, y: float) -> None:
         for level in (0, 0.5, 1):

@@ -8,6 +8,7 @@ import pytest
 from jaxcog.errors import ConfigError
 from jaxcog.systems.qat import model
 from jaxcog.systems.qat.model import GTADConfig
+from jaxcog.systems.qat.torch_names import base_names
 from tests.systems.qat.worlds import NETWORK
 
 
@@ -64,3 +65,26 @@ def test_outputs_have_the_layouts_that_are_promised():
 def test_sizes_that_make_no_sense_are_named(options, message):
     with pytest.raises(ConfigError, match=message):
         GTADConfig(**options)
+
+
+def test_official_checkpoints_carry_a_prefix():
+    params = jax.jit(lambda key: model.init(NETWORK, key, 10, 8))(jax.random.key(0))
+    table = base_names(NETWORK.channels)
+    keys = [
+        f"{block}.{branch}.{i}.{kind}"
+        for block in ("backbone1.2", "backbone2.0", "regu_s.0", "regu_e.0")
+        for branch in ("tconvs", "sconvs")
+        for i in (0, 2, 4)
+        for kind in ("weight", "bias")
+    ] + [
+        f"{layer}.{kind}"
+        for layer in ("backbone1.0", "regu_s.1", "regu_e.1",
+                      *(f"localization.{i}" for i in (0, 2, 4, 6, 8)))
+        for kind in ("weight", "bias")
+    ]  # fmt: skip
+    tensors = table.to_torch({"params": params}, keys)
+    assert set(tensors) == set(keys)
+    assert tensors["localization.0.weight"].shape == (16, 6 * 16, 1, 1)
+    prefixed = {f"module.{name}": value for name, value in tensors.items()}
+    back = table.to_ours(prefixed)["params"]
+    jax.tree.map(np.testing.assert_array_equal, back, jax.device_get(params))
