@@ -291,4 +291,12 @@ def _recipe(layout: Layout) -> Recipe:
     return recipe
 
 
+def load_table(dataset: DatasetName, root: Path | str) -> Table:
+    """The images, persons and captions of a folder as distributed; reads no image.
+
+    Raises DataError as `jaxcog prepare` does.
+    """
+    return read_raw(Path(root), LAYOUTS[dataset], _recipe(LAYOUTS[dataset]))[0]
+
+
 RECIPES = tuple(_recipe(layout) for layout in LAYOUTS.values())

@@ -11,7 +11,12 @@ import pytest
 
 from jaxcog.data import builders, pipeline
 from jaxcog.data.datasets.person_search import TextPersons, read_vocabulary, read_word_table
-from jaxcog.data.datasets.person_tables import LAYOUTS, convert_annotations, table_of
+from jaxcog.data.datasets.person_tables import (
+    LAYOUTS,
+    convert_annotations,
+    load_table,
+    table_of,
+)
 from jaxcog.errors import DataError
 from tests.data.datasets.raw import picture
 
@@ -51,7 +56,10 @@ def write_raw(raw: Path, dataset: str, made: list[dict[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("dataset", LAYOUTS)
 def test_from_raw_files_to_batches(tmp_path: Path, dataset: str):
-    builders.prepare(dataset, write_raw(tmp_path / "raw", dataset, records(dataset)), tmp_path)
+    raw = write_raw(tmp_path / "raw", dataset, records(dataset))
+    table = load_table(dataset, raw)
+    assert [image.person for image in table["train"]] == [0, 0, 1, 1, 2, 2, 3, 3]
+    builders.prepare(dataset, raw, tmp_path)
     select_on = "test" if dataset == "icfg_pedes" else "val"
     data = TextPersons(dataset, size=(16, 8), per_identity=2, max_length=12, select_on=select_on,
                        root=str(tmp_path))  # fmt: skip
