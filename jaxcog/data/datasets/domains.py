@@ -227,14 +227,8 @@ class LeaveOneOut:
     def load(self) -> Splits:
         """The prepared data. Raises DataError where it was not prepared."""
         prepared = open_prepared(self.name, self.root)
-        train = self.source_records(prepared, self.parts[0])
-        if self.per_class is not None:
-            columns = train.columns["label"], train.columns["domain"]
-            train = train.select(few_of_each_class(*columns, self.per_class, self.split_seed)[0])
-        evaluation = {"test": self.target_stream(prepared)}
-        if self.validation:
-            known = self.source_records(prepared, self.parts[1])
-            evaluation["source"] = Stream(known, transform=self.test_transform())
+        train = self.training_records(prepared)
+        evaluation = {"test": self.target_stream(prepared), **self.known_streams(prepared)}
         return Splits(
             train=Stream(
                 train,
@@ -244,6 +238,21 @@ class LeaveOneOut:
             evaluation=evaluation,
             info=self._info(len(train), tuple(prepared.metadata["class_names"])),
         )
+
+    def training_records(self, prepared: Prepared) -> Records:
+        """What is labelled for training: all of the sources, or `per_class` of each class."""
+        records = self.source_records(prepared, self.parts[0])
+        if self.per_class is None:
+            return records
+        columns = records.columns["label"], records.columns["domain"]
+        return records.select(few_of_each_class(*columns, self.per_class, self.split_seed)[0])
+
+    def known_streams(self, prepared: Prepared) -> dict[str, Stream]:
+        """The sources' validation parts as "source", where they were asked for."""
+        if not self.validation:
+            return {}
+        known = self.source_records(prepared, self.parts[1])
+        return {"source": Stream(known, transform=self.test_transform())}
 
     def source_records(self, prepared: Prepared, part: str) -> Records:
         """One part of every source domain, with the column "domain"."""

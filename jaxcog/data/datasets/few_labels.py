@@ -26,7 +26,7 @@ from jaxcog.data.datasets.domains import (
     few_of_each_class,
     read_list,
 )
-from jaxcog.data.prepared import Entry, Listing, Recipe, Records, open_prepared
+from jaxcog.data.prepared import Entry, Listing, Prepared, Recipe, Records, open_prepared
 from jaxcog.data.samplers import SeqDomain
 from jaxcog.data.types import Splits, Stream
 from jaxcog.errors import DataError
@@ -100,14 +100,13 @@ class TwoStreams(LeaveOneOut):
             sampler = functools.partial(SeqDomain, domains=records.columns["domain"])
         return Stream(records, transform=self.views(), sampler=sampler)
 
-    def splits(
-        self, labelled: Records, unlabelled: Records, test: Records, classes: tuple[str, ...]
-    ) -> Splits:
+    def splits(self, prepared: Prepared, labelled: Records, unlabelled: Records) -> Splits:
         """All streams of a run."""
+        classes = tuple(prepared.metadata["class_names"])
         streams = {"labelled": labelled, "unlabelled": unlabelled}
         return Splits(
             train={name: self.stream(records) for name, records in streams.items()},
-            evaluation={"test": Stream(test, transform=self.test_transform())},
+            evaluation={"test": self.target_stream(prepared), **self.known_streams(prepared)},
             info=self._info(len(streams[self.epoch_stream]), classes),
             epoch_stream=self.epoch_stream,
         )
@@ -154,9 +153,7 @@ class FewLabels(TwoStreams):
             files = [records.name_of(i) for i in range(len(records))]
             labelled, rest = read_split(Path(self.split_file), files)
         unlabelled = records if self.all_unlabelled else records.select(rest)
-        test = self.target_records(prepared, self.target_parts)
-        classes = tuple(prepared.metadata["class_names"])
-        return self.splits(records.select(labelled), unlabelled, test, classes)
+        return self.splits(prepared, records.select(labelled), unlabelled)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,9 +189,7 @@ class Adaptation(TwoStreams):
         """The prepared data. Raises DataError where it was not prepared."""
         prepared = open_prepared(self.name, self.root)
         unlabelled = self.target_records(prepared, self.unlabelled_parts)
-        test = self.target_records(prepared, self.target_parts)
-        classes = tuple(prepared.metadata["class_names"])
-        return self.splits(self.source_records(prepared, self.parts[0]), unlabelled, test, classes)
+        return self.splits(prepared, self.training_records(prepared), unlabelled)
 
 
 @dataclasses.dataclass(frozen=True)

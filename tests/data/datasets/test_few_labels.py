@@ -53,6 +53,13 @@ def test_all_images_may_be_unlabelled_too(pacs):
     assert len(config.load().train["unlabelled"].source) == 63
 
 
+def test_validation_on_the_sources(pacs):
+    config = few_labels.PACSAdaptation(root=pacs, size=32, validation=True, per_class=1)
+    splits = config.load()
+    assert len(splits.evaluation["source"].source) == 21
+    assert len(splits.train["labelled"].source) == 21
+
+
 def test_training_on_the_labelled_images_alone(pacs):
     few = few_labels.PACSFewLabels(target="cartoon", root=pacs, per_class=2).load()
     alone = domains.PACS(target="cartoon", root=pacs, per_class=2).load()
