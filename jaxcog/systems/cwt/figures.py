@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import jax
@@ -283,8 +284,11 @@ def prediction(
                 mask = (_original(found, image, image_shape[0]) > 0.5).astype(np.uint8)
                 share = f"{text}: {100 * mask.mean():.0f} % of the image"
                 pictures.insert(1, Picture(overlay(image, mask), share))
-            rows.append((name, pictures))
-        shown = [(name, [Picture(overlay(i, m, _TRUTH), "support")]) for name, i, m in supports]
+            rows.append((PurePath(name).name, pictures))
+        shown = [
+            (PurePath(name).name, [Picture(overlay(i, m, _TRUTH), "support")])
+            for name, i, m in supports
+        ]
         return [
             Gallery("Support", shown, "The object to look for."),
             Gallery("Queries", rows, "What is found by the rewritten classifier comes first."),
