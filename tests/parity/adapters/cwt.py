@@ -109,7 +109,8 @@ def stage1(golden: Golden) -> None:
 def loss_functions(golden: Golden) -> None:
     logits, label = jnp.asarray(nhwc(golden["in/logits"])), jnp.asarray(golden["in/label"])
     for name, eps in (("smooth", 0.1), ("hard", 0.0)):
-        value, grad = jax.value_and_grad(label_smoothed_cross_entropy)(logits, label, eps=eps)
+        loss = functools.partial(label_smoothed_cross_entropy, labels=label, eps=eps)
+        value, grad = jax.jit(jax.value_and_grad(loss))(logits)
         golden.check(f"out/loss_{name}", value)
         golden.check(f"grad/logits_{name}", nchw(grad))
     low, label = jnp.asarray(nhwc(golden["in/ep_logits"])), jnp.asarray(golden["in/ep_label"])
@@ -117,7 +118,7 @@ def loss_functions(golden: Golden) -> None:
     def weighted(low: jax.Array) -> jax.Array:
         return balanced_cross_entropy(resize_bilinear_align_corners(low, label.shape[1:]), label)
 
-    value, grad = jax.value_and_grad(weighted)(low)
+    value, grad = jax.jit(jax.value_and_grad(weighted))(low)
     golden.check("out/fg_weight", foreground_weight(label))
     golden.check("out/loss_weighted", value)
     golden.check("grad/ep_logits", nchw(grad))
