@@ -6,7 +6,8 @@ Train:  jaxcog train textreid/cuhk_pedes --workdir DIR --train.start-from CLIP \
             --data.word-table clip_vocab_vit.npy
 Plan:   jaxcog plan textreid/cuhk_pedes --topology v5e:2x4
 
-The published numbers most likely have --task.momentum.official-reinit True, and their best
+The paper's best numbers have RN101.pt and --task.visual.name RN101. The published ones most likely
+have --task.momentum.official-reinit True --train.start-fresh 'attnpool/._proj', and their best
 checkpoint was chosen on the test split (--data.select-on test). See the room's README.
 """
 

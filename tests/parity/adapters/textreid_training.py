@@ -33,7 +33,9 @@ COLUMNS = {
 }
 
 
-def visual_of(shapes: Shapes, prefix: str, image: tuple[int, ...]) -> Visual:
+def visual_of(
+    shapes: Shapes, prefix: str, image: tuple[int, ...], heads: int | None = None
+) -> Visual:
     """The image encoder whose weights have these shapes, for images [H, W, 3]."""
     blocks = [
         1 + max(int(m[1]) for m in (re.match(rf"{re.escape(prefix)}layer{i}\.(\d+)", k)
@@ -47,6 +49,7 @@ def visual_of(shapes: Shapes, prefix: str, image: tuple[int, ...]) -> Visual:
         tuple(blocks),
         shapes[f"{prefix}conv3.weight"][0],
         shapes[f"{prefix}attnpool.c_proj.weight"][0],
+        heads,
     )
     stride = 1 if tokens - 1 == (image[0] // 16) * (image[1] // 16) else 2
     return Visual("RN50", size, stride)
@@ -86,7 +89,7 @@ def system_of(golden: Golden, prefix: str = "") -> tuple[PersonSearch, Network, 
     dim, classes = shapes["embed_model.loss_evaluator.projection"]
     epsilon = ctor.get("EMBEDDING", {}).get("EPSILON", 0.1)
     config = PersonSearch(
-        visual=visual_of(shapes, visual, shape),
+        visual=visual_of(shapes, visual, shape, ctor.get("visual", {}).get("heads")),
         textual=textual_of(shapes, textual, table is not None),
         embed=dim,
         momentum=momentum if with_queue else None,
@@ -219,7 +222,7 @@ def check_logits(golden: Golden, config: Any, network: Any, state: Any, batch: A
         golden.check(f"out/{letter}_neg", queries[query] @ entries(queue, key)[keep].T)
 
 
-@adapter("textreid", r"(moco|baseline)_(rn|imagenet).*_train.*")
+@adapter("textreid", r"(moco|baseline)_(?!step).*train.*")
 def trajectory(golden: Golden) -> None:
     with jax.enable_x64(True):
         compare_trajectory(golden)
