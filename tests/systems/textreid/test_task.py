@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcog import experiments
+from jaxcog import experiments, runs
 from jaxcog.config import override
 from jaxcog.data.toy.persons import Persons
 from jaxcog.errors import CheckpointError, ConfigError, DataError
@@ -211,3 +211,12 @@ def test_searches_that_cannot_be_answered(searcher: Any, inputs: list[Any], mess
     task, state = searcher
     with pytest.raises(DataError, match=message):
         task.predict(state, inputs, ["?"] * len(inputs))
+
+
+def test_a_run_is_restored_with_its_own_identities_and_vocabulary():
+    meta = {"classes": ["ann", "bob"], "facts": {"vocabulary": ["hat"], "vocabulary_size": 2}}
+    info = runs.described(experiments.load("textreid/cuhk_pedes").experiment(), meta)
+    assert info.num_classes == 2
+    assert info.facts["vocabulary"] == ["hat"]
+    assert info.facts["vocabulary_size"] == 2
+    assert info.facts["word_width"] == 512
