@@ -54,7 +54,7 @@ def tiny() -> Experiment:
         data=EventEpisodes(
             shots=2,
             length=16,
-            channels=8,
+            channels=16,
             embedded=16,
             base_classes=3,
             novel_classes=2,

@@ -33,7 +33,7 @@ def test_masks_round_down_and_clip():
     assert mask.sum() == (60 - 30) + 2
     assert mask[30] == mask[99] == 1
     assert mask[29] == mask[60] == 0
-    assert targets.snippet_mask(np.array([[1.0, 1.004]]), 1.1).sum() == 0
+    assert targets.snippet_mask(np.array([[1.0, 1.004]]), 2.0).sum() == 0
 
 
 def test_cells_whose_window_fits():

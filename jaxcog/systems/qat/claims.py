@@ -12,8 +12,8 @@ CLAIMS = (
         config="qat/events",
         variants={
             _OFF: {"task.adapt": "off"},
-            _QAT: {},
             _OTHER: {"task.adapt": "other_query"},
+            _QAT: {},
         },
         metrics=("frame_ap", "mAP@0.5", "mAP", "whole_video/mAP@0.5", "two_boxes/mAP@0.5"),
         seeds=5,

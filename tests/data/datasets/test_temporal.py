@@ -154,6 +154,12 @@ def test_bad_input_is_named(tmp_path: Path, break_it: str, message: str):
         assert len(read_all(recipe, raw)) == 105
 
 
+def test_features_that_should_be_rescaled_already_and_are_not_are_named():
+    features = np.zeros((90, 400), np.float32)
+    with pytest.raises(DataError, match=r"v_1 has features \[90, 400\], expected \[100, 400\]"):
+        temporal._checked(features, Path("csv_mean_100.hdf5"), "v_1", 100, 400)
+
+
 def test_windows_of_thumos_cover_the_video():
     assert temporal.windows(100) == [0]
     assert temporal.windows(256) == [0]

@@ -211,44 +211,48 @@ def channels_of(prob: Any) -> np.ndarray:
 @adapter("qat", r"classifier.*")
 def classifier(golden: Golden) -> None:
     temperature, factor = golden.meta["ctor"]["temperature"], golden.meta["ctor"]["weights"][0]
+
+    @jax.jit
+    def compute(support: Any, mask: Any, query: Any, truth: Any) -> dict[str, Any]:
+        start = episode.fit_prototype(support, mask, query[0], steps=0, temperature=temperature)
+
+        def inner(prototype: jax.Array, bias: jax.Array) -> Any:
+            prob = episode.foreground(support, prototype, bias, temperature)
+            value = losses.released_support_loss(prob, mask)
+            return factor * value, (value, prob)
+
+        grads, (value, fore_s) = jax.grad(inner, (0, 1), has_aux=True)(*start[:2])
+        fore_q = episode.foreground(query, start.prototype, start.bias, temperature)
+        terms = losses.query_terms(fore_q, jnp.asarray([0.6, 0.4]), truth)
+        logits = [
+            episode.cosine_logits(x, start.prototype, temperature)[None, ..., None]
+            for x in (support, query)
+        ]
+        return {
+            "out/prototype": start.prototype[None],
+            "out/bias": start.bias[None],
+            "out/logits_s": logits[0],
+            "out/logits_q": logits[1],
+            "out/probas_q": fore_q,
+            "out/ce_s": losses.foreground_loss(fore_s.ravel(), mask.ravel())[None],
+            "out/ce_q": losses.foreground_loss(fore_q.ravel(), truth.ravel())[None],
+            "out/ce_bmn_s": value,
+            "out/FB_param": terms.marginal[None],
+            "out/FB_delta": terms.marginal[1:] - 1,
+            "out/d_kl": terms.divergence[None],
+            "out/cond_entropy": terms.entropy[None],
+            "out/marginal": terms.marginal[None],
+            "grad/prototype": grads[0][None],
+            "grad/bias": grads[1][None],
+        }
+
     for tag in golden.meta["tags"]:
         support, query = (videos(golden[f"in/features_{x}_{tag}"]) for x in "sq")
         mask, truth = (masks_of(golden[f"in/gt_{x}_{tag}"]) for x in "sq")
-        start = episode.fit_prototype(support, mask, query[0], steps=0, temperature=temperature)
-
-        def inner(
-            prototype: jax.Array, bias: jax.Array, support=support, mask=mask
-        ) -> tuple[jax.Array, jax.Array]:
-            prob = episode.foreground(support, prototype, bias, temperature)
-            value = losses.released_support_loss(prob, mask)
-            return factor * value, value
-
-        grads, value = jax.grad(inner, (0, 1), has_aux=True)(start.prototype, start.bias)
-        fore_s, fore_q = (
-            episode.foreground(x, start.prototype, start.bias, temperature)
-            for x in (support, query)
-        )
-        logits = (episode.cosine_logits(x, start.prototype, temperature) for x in (support, query))
-        terms = losses.query_terms(fore_q, jnp.asarray([0.6, 0.4]), truth)
-        results = {
-            "prototype": start.prototype[None],
-            "bias": start.bias[None],
-            **{f"logits_{x}": np.asarray(y)[None, ..., None]
-               for x, y in zip("sq", logits, strict=True)},
-            "probas_q": channels_of(fore_q),
-            "ce_s": losses.foreground_loss(fore_s.ravel(), mask.ravel())[None],
-            "ce_q": losses.foreground_loss(fore_q.ravel(), truth.ravel())[None],
-            "ce_bmn_s": value,
-            "FB_param": terms.marginal[None],
-            "FB_delta": terms.marginal[1:] - 1,
-            "d_kl": terms.divergence[None],
-            "cond_entropy": terms.entropy[None],
-            "marginal": terms.marginal[None],
-        }  # fmt: skip
+        results = compute(support, mask, query, truth)
+        results["out/probas_q"] = channels_of(results["out/probas_q"])
         for name, result in results.items():
-            golden.check(f"out/{name}_{tag}", result)
-        golden.check(f"grad/prototype_{tag}", grads[0][None])
-        golden.check(f"grad/bias_{tag}", grads[1][None])
+            golden.check(f"{name}_{tag}", result)
 
 
 released_fit = functools.partial(episode.fit_prototype, loss=episode.released_objective)
@@ -306,12 +310,16 @@ def mha(golden: Golden) -> None:
             out = module.apply({"params": params}, q, kv, train=masks is not None, masks=masks)
             return out.output, out.weights
 
-        y, back, weights = jax.vjp(apply, params, q, kv, has_aux=True)
+        @jax.jit
+        def both(params: Any, q: jax.Array, kv: jax.Array, apply=apply) -> Any:
+            y, back, weights = jax.vjp(apply, params, q, kv, has_aux=True)
+            return y, weights, back(cotangent)
+
+        y, weights, (grads, gq, gkv) = both(params, q, kv)
         golden.check(f"out/y{suffix}", y)
         if not suffix:
             flat = np.swapaxes(np.asarray(weights), 0, 1).reshape(-1, *weights.shape[2:])
             golden.check("out/attn", flat)
-        grads, gq, gkv = back(cotangent)
         tensors = {**torch_tensors(golden, grads), "q": gq, "kv": gkv}
         for name in golden.under("grad/"):
             match = re.fullmatch(r"(.+?)(?:_rows(\d+)_(\d+))?(_train)?", name)
