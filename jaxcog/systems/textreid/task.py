@@ -31,7 +31,8 @@ class Losses:
     instance, align: see `losses`. epsilon: label smoothing of the identities. alpha, beta,
       scale_pos, scale_neg: of the alignment.
     cmpm, cmpc, sdm, itc, tal: objectives of other methods. same_person: SDM's weight of other
-      images of the same person; None: 1.
+      images of the same person; None: 1. row_sums: CMPM's target is a distribution, which the
+      official one is not.
     """
 
     instance: float = 1.0
@@ -47,6 +48,7 @@ class Losses:
     itc: float = 0.0
     tal: float = 0.0
     same_person: float | None = None
+    row_sums: bool = False
 
     def __post_init__(self) -> None:
         names = ("instance", "align", "cmpm", "cmpc", "sdm", "itc", "tal")
@@ -75,7 +77,7 @@ class Losses:
                 scale_pos=self.scale_pos,
                 scale_neg=self.scale_neg,
             ),
-            "cmpm": lambda: losses.cmpm_loss(v, t, labels),
+            "cmpm": lambda: losses.cmpm_loss(v, t, labels, row_sums=self.row_sums),
             "cmpc": lambda: losses.cmpc_loss(projection, v, t, labels),
             "sdm": lambda: losses.sdm_loss(
                 v, t, labels, image_ids=images, factor=self.same_person or 1.0
