@@ -75,7 +75,10 @@ def blockwise_logsumexp(
 
     first = _products(query, keys[:1])[:, 0]  # of the right type, and varying as the rows do
     start = (jnp.full_like(first, _FLOOR), jnp.zeros_like(first))
-    (top, total), _ = jax.lax.scan(step, start, [_blocks(x, block) for x in columns])
+    if count == block:
+        (top, total), _ = step(start, columns)
+    else:
+        (top, total), _ = jax.lax.scan(step, start, [_blocks(x, block) for x in columns])
     return jnp.where(total > 0, top + jnp.log(jnp.where(total > 0, total, 1.0)), _FLOOR)
 
 

@@ -7,6 +7,7 @@ computed by itself: PARTS are the stem, seven stages and the head.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -218,9 +219,7 @@ def init_efficientnet(key: jax.Array, config: EfficientNetConfig) -> tuple[Tree,
     stats: dict[str, Any] = {}
 
     def add(module: nn.Module, inputs: int, number: int, name: str | None = None) -> None:
-        made = module.init(
-            jax.random.fold_in(key, number), jnp.zeros((1, 8, 8, inputs)), train=False
-        )
+        made = _initialiser(module, inputs)(jax.random.fold_in(key, number))
         params.update(made["params"] if name is None else {name: made["params"]})
         stats.update(made["batch_stats"] if name is None else {name: made["batch_stats"]})
 
@@ -282,6 +281,24 @@ def efficientnet(
     return x, new, outputs
 
 
+@functools.cache
+def _body(module: nn.Module, train: bool) -> Any:
+    """(x, variables) -> (y, new statistics), jitted so that equal blocks are traced once."""
+
+    @jax.jit
+    def body(x: jax.Array, layer: Tree) -> tuple[jax.Array, Tree]:
+        y, changed = module.apply(layer, x, train=train, mutable=["batch_stats"])
+        return y, changed["batch_stats"]
+
+    return body
+
+
+@functools.cache
+def _initialiser(module: nn.Module, inputs: int) -> Any:
+    """key -> variables of one block, traced once for equal blocks."""
+    return jax.jit(lambda key: module.init(key, jnp.zeros((1, 8, 8, inputs)), train=False))
+
+
 def _apply(
     module: nn.Module, params: Tree, stats: Tree, names: Sequence[str], x: jax.Array, train: bool
 ) -> tuple[jax.Array, Tree]:
@@ -289,8 +306,7 @@ def _apply(
         return {name: tree[name] for name in names if name in tree}
 
     variables = {"params": own(params), "batch_stats": own(stats)}
-    y, changed = module.apply(variables, x, train=train, mutable=["batch_stats"])
-    return y, changed["batch_stats"]
+    return _body(module, train)(x, variables)
 
 
 def _run_stage(
@@ -312,12 +328,8 @@ def _run_stage(
             continue
         module = _Block(blocks[group[0]], **options)
 
-        def body(x: jax.Array, layer: Tree, module: _Block = module) -> tuple[jax.Array, Tree]:
-            y, changed = module.apply(layer, x, train=train, mutable=["batch_stats"])
-            return y, changed["batch_stats"]
-
         names = [f"blocks_{stage}_{i}" for i in group]
         layers = [{"params": params[name], "batch_stats": stats[name]} for name in names]
-        x, changed = fold_layers(body, x, layers, scan=scan, remat=remat)
+        x, changed = fold_layers(_body(module, train), x, layers, scan=scan, remat=remat)
         new.update(zip(names, changed, strict=True))
     return x, new

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -103,12 +104,26 @@ class PostNormLayer(nn.Module):
 
 def init_layers(key: jax.Array, count: int, width: int, config: LayerConfig) -> dict[str, Params]:
     """{"layer_0": ..., ...}, each drawn by itself."""
-    module, example = PostNormLayer(config), jnp.zeros((1, 1, width))
-
-    def one(key: jax.Array) -> Params:
-        return module.init(key, example, None, train=False)["params"]
-
+    one = _initialiser(PostNormLayer(config), width)
     return {f"layer_{i}": one(jax.random.fold_in(key, i)) for i in range(count)}
+
+
+@functools.cache
+def _initialiser(module: PostNormLayer, width: int) -> Any:
+    example = jnp.zeros((1, 1, width))
+    return jax.jit(lambda key: module.init(key, example, None, train=False)["params"])
+
+
+@functools.cache
+def _layer(module: PostNormLayer) -> Any:
+    """(x, mask, params, key) -> x, jitted so that equal layers are traced once."""
+
+    @jax.jit
+    def apply(x: jax.Array, mask: Any, params: Params, key: Any) -> jax.Array:
+        rngs = None if key is None else {"dropout": key}
+        return module.apply({"params": params}, x, mask, train=rngs is not None, rngs=rngs)
+
+    return apply
 
 
 def run_layers(
@@ -133,12 +148,10 @@ def run_layers(
       dtype: of the arithmetic; norms and softmax are float32.
     """
     span = range(sum(name.startswith("layer_") for name in params)) if span is None else span
-    module = PostNormLayer(config, dtype)
+    apply = _layer(PostNormLayer(config, dtype))
 
     def body(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
-        rngs = None if layer["key"] is None else {"dropout": layer["key"]}
-        train = rngs is not None
-        return module.apply({"params": layer["params"]}, x, mask, train=train, rngs=rngs), None
+        return apply(x, mask, layer["params"], layer["key"]), None
 
     keys = layer_keys(key, span[0] if len(span) else 0, len(span))
     layers = [{"params": params[f"layer_{i}"], "key": k} for i, k in zip(span, keys, strict=True)]

@@ -128,6 +128,8 @@ def _count_above(
         return total + jnp.sum(above, axis=1, dtype=jnp.int32), None
 
     start = jnp.zeros_like(own, jnp.int32)
+    if blocks == 1:
+        return step(start, jnp.zeros((), jnp.int32))[0]
     return jax.lax.scan(step, start, jnp.arange(blocks))[0]
 
 

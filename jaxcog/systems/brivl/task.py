@@ -98,9 +98,9 @@ class Pretrain:
             summarize=judging.summarize,
             headline=judging.headline(setting.data),
             partition=partition(self.model, setting) + _queue_partition(self),
-            figures=figures.report(setting.data, self.model),
+            figures=figures.report(setting.data, self.model, self.inversion),
             predict=figures.prediction(setting.data, self.model, self.inversion),
-            reads="images and texts",
+            reads="images and sentences",
             import_names=torch_names.TOWERS,
         )
 

@@ -7,17 +7,23 @@ Images are NHWC float32 in [-1, 1]. Parameters lie under the official names: {"e
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxcog.errors import ConfigError
+from jaxcog.errors import ConfigError, DataError
 from jaxcog.nn.conv_norm import Conv
 from jaxcog.nn.precision import at_least_float32
+from jaxcog.trees import by_path
 
 Tree = Any
+
+_SIZES = "vqgan_config"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,3 +207,32 @@ def decode(params: Tree, codes: jax.Array, config: VQGANConfig) -> jax.Array:
 def random_latents(key: jax.Array, codebook: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
     """[B, h, w, D]: a random code in every place, where generation starts."""
     return jnp.take(codebook, jax.random.randint(key, shape, 0, codebook.shape[0]), axis=0)
+
+
+def to_arrays(params: Tree, config: VQGANConfig) -> dict[str, np.ndarray]:
+    """Everything that generation needs, as the arrays of one .npz file."""
+    sizes = json.dumps(dataclasses.asdict(config))
+    return {**{name: np.asarray(x) for name, x in by_path(params).items()}, _SIZES: np.array(sizes)}
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[Tree, VQGANConfig]:
+    """The inverse of `to_arrays`. Raises DataError where the arrays are something else."""
+    if _SIZES not in arrays:
+        raise DataError(
+            "the .npz holds no VQGAN: give the prior.npz that `jaxcog predict` writes for a run of "
+            "brivl/vqgan"
+        )
+    sizes = json.loads(str(arrays[_SIZES]))
+    config = VQGANConfig(
+        **{name: tuple(x) if isinstance(x, list) else x for name, x in sizes.items()}
+    )
+    params: dict[str, Any] = {}
+    for name, value in arrays.items():
+        if name == _SIZES:
+            continue
+        *parents, last = name.split("/")
+        node = params
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = jnp.asarray(value)
+    return params, config

@@ -1,0 +1,62 @@
+"""BriVL on real digits with weakly correlated texts: momentum contrast with a queue of 40.
+
+Train:  jaxcog train brivl/digits
+Claim:  jaxcog reproduce brivl
+"""
+
+import dataclasses
+
+from jaxcog.config import Experiment, Train
+from jaxcog.data.toy.weak_pairs import WeakDigits
+from jaxcog.nn.bert import BertConfig
+from jaxcog.optim import Optimizer
+from jaxcog.systems.brivl.imagination import Inversion
+from jaxcog.systems.brivl.model import Architecture
+from jaxcog.systems.brivl.task import Pretrain
+
+NEEDS = "nothing: the digits ship with scikit-learn"
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        system="brivl",
+        task=Pretrain(
+            model=Architecture(
+                cnn="convs",
+                image_size=8,
+                grids=(4, 1),
+                roi_convention="area",
+                patch_proj=False,
+                patch_skip=True,
+                fusion_layers=1,
+                fusion_ff=128,
+                embed_dim=64,
+                bert=BertConfig(vocab=103, width=64, layers=0, positions=16),
+                text_length=16,
+                freeze="none",
+                dropout=0.0,
+                scan=False,
+                remat=False,
+            ),
+            contrast="queue",
+            queue_size=40,
+            momentum=0.99,
+            augment=False,
+            inversion=Inversion(steps=200, lr=0.05, smoothness=3e-3, jitter=0, frames=20),
+            optimizer=Optimizer(name="adam", lr=1e-3),
+        ),
+        data=WeakDigits(),
+        train=Train(
+            duration="1500 steps",
+            batch_size=8,
+            eval_batch_size=360,
+            evaluate_every="500 steps",
+            checkpoint_every="500 steps",
+        ),
+    )
+
+
+def tiny() -> Experiment:
+    full = experiment()
+    train = dataclasses.replace(full.train, duration="4 steps", checkpoint_every="2 steps")
+    return dataclasses.replace(full, train=train)
