@@ -8,10 +8,9 @@ import dataclasses
 
 from jaxcog.config import Experiment, Train
 from jaxcog.data.toy.weak_pairs import WeakDigits
-from jaxcog.nn.bert import BertConfig
 from jaxcog.optim import Optimizer
 from jaxcog.systems.brivl.imagination import Inversion
-from jaxcog.systems.brivl.model import Architecture
+from jaxcog.systems.brivl.presets import preset
 from jaxcog.systems.brivl.task import Pretrain
 
 NEEDS = "nothing: the digits ship with scikit-learn"
@@ -21,23 +20,7 @@ def experiment() -> Experiment:
     return Experiment(
         system="brivl",
         task=Pretrain(
-            model=Architecture(
-                cnn="convs",
-                image_size=8,
-                grids=(4, 1),
-                roi_convention="area",
-                patch_proj=False,
-                patch_skip=True,
-                fusion_layers=1,
-                fusion_ff=128,
-                embed_dim=64,
-                bert=BertConfig(vocab=103, width=64, layers=0, positions=16),
-                text_length=16,
-                freeze="none",
-                dropout=0.0,
-                scan=False,
-                remat=False,
-            ),
+            model=preset("digits"),
             contrast="queue",
             queue_size=40,
             momentum=0.99,

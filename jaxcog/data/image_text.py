@@ -240,8 +240,13 @@ def _tar_rows(shard: Path, number: int) -> Iterator[Row | str]:
                     members["image"] = (member.offset_data, member.size)
                 elif suffix in ("txt", "json"):
                     members[suffix] = archive.extractfile(member).read()
+            end = archive.offset
     except tarfile.TarError as error:
         raise _cut(shard, error) from error
+    with shard.open("rb") as file:  # tarfile takes a header that is cut off for the end
+        file.seek(end)
+        if file.read(512) != bytes(512):
+            raise _cut(shard, "no end-of-archive marker")
     if key is not None:
         yield _tar_row(key, members, number)
 

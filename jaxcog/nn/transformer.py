@@ -110,8 +110,10 @@ def init_layers(key: jax.Array, count: int, width: int, config: LayerConfig) -> 
 
 @functools.cache
 def _initialiser(module: PostNormLayer, width: int) -> Any:
-    example = jnp.zeros((1, 1, width))
-    return jax.jit(lambda key: module.init(key, example, None, train=False)["params"])
+    def draw(key: jax.Array) -> Params:
+        return module.init(key, jnp.zeros((1, 1, width)), None, train=False)["params"]
+
+    return jax.jit(draw)
 
 
 @functools.cache

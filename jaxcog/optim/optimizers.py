@@ -140,7 +140,10 @@ def make_optimizer(
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     if config.weight_decay and config.name != "adamw":
         parts.append(decay(config.weight_decay))
-    parts.append(_core(config))
+    core = _core(config)
+    if any_frozen:  # no moments for what never moves
+        core = optax.masked(core, jax.tree.map(lambda f: not f, frozen))
+    parts.append(core)
     if config.weight_decay and config.name == "adamw":
         parts.append(decay(config.weight_decay))
     rate = learning_rate(config.schedule, config.lr, setting)
