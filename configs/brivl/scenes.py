@@ -42,7 +42,13 @@ def experiment() -> Experiment:
         system="brivl",
         task=Pretrain(model=preset("base"), contrast="in_batch"),
         data=NamedScenes(size=456, names=UCM),
-        train=Train(duration="0 steps", batch_size=64, eval_batch_size=64, keep_best=False),
+        train=Train(
+            duration="0 steps",
+            batch_size=64,
+            eval_batch_size=64,
+            keep_best=False,
+            start_fresh=("^params/logit/",),
+        ),
     )
 
 

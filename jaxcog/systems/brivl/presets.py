@@ -40,11 +40,14 @@ PRESETS = {
         cnn="convs",
         image_size=8,
         grids=(2, 1),
-        fusion_layers=2,
+        fusion_layers=1,
         fusion_ff=32,
         embed_dim=32,
-        bert=BertConfig(vocab=103, width=32, layers=5, heads=4, hidden=32, positions=16),
+        bert=BertConfig(
+            vocab=103, width=32, layers=5, heads=4, hidden=32, positions=16, dropout=0.0
+        ),
         text_length=16,
+        dropout=0.0,
     ),
     "digits": Architecture(
         cnn="convs",
@@ -82,5 +85,6 @@ def tiny_pretraining() -> Pretrain:
         contrast="batch+queue",
         queue_size=40,
         share_trunk=True,
+        augment=False,
         block=16,
     )

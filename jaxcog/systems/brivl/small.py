@@ -38,10 +38,10 @@ def small_convs(params: Tree, images: jax.Array, dtype: Any = jnp.float32) -> ja
 
 
 def init_word_vectors(key: jax.Array, config: BertConfig) -> Tree:
-    """{"embeddings": {"word", "position"}}, standard normal."""
+    """{"embeddings": {"word", "position"}}: words standard normal, positions small beside them."""
     keys = jax.random.split(key)
     word = jax.random.normal(keys[0], (config.vocab, config.width), jnp.float32)
-    position = jax.random.normal(keys[1], (config.positions, config.width), jnp.float32)
+    position = 0.02 * jax.random.normal(keys[1], (config.positions, config.width), jnp.float32)
     return {"embeddings": {"word": word, "position": position}}
 
 
