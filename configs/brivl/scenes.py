@@ -44,8 +44,8 @@ def experiment() -> Experiment:
         data=NamedScenes(size=456, names=UCM),
         train=Train(
             duration="0 steps",
-            batch_size=64,
-            eval_batch_size=64,
+            batch_size=256,
+            dtype="bfloat16",
             keep_best=False,
             start_fresh=("^params/logit/",),
         ),

@@ -21,7 +21,7 @@ def experiment() -> Experiment:
         data=Visual7W(size=456),
         train=Train(
             duration="10 epochs",
-            batch_size=64,
+            batch_size=256,
             dtype="bfloat16",
             start_fresh=("^params/head/",),
             workers=8,
