@@ -109,12 +109,14 @@ def test_r1_is_that_of_one_device_and_falls_with_the_batch():
         y = ops.conv2d(ops.minibatch_stddev(x**2, axis_name=axis_name)[..., :3] + x, kernel)
         return ops.minibatch_stddev(y, axis_name=axis_name)
 
-    one = losses.r1(logits, x)
-    many = jax.shard_map(
-        lambda x: losses.r1(partial(logits, axis_name="data"), x, axis_name="data"),
-        mesh=mesh(),
-        in_specs=P("data"),
-        out_specs=P(),
+    one = jax.jit(partial(losses.r1, logits))(x)
+    many = jax.jit(
+        jax.shard_map(
+            lambda x: losses.r1(partial(logits, axis_name="data"), x, axis_name="data"),
+            mesh=mesh(),
+            in_specs=P("data"),
+            out_specs=P(),
+        )
     )(x)
     np.testing.assert_allclose(many, one, rtol=1e-5)
 
@@ -146,7 +148,7 @@ def test_codes_of_a_pair():
 @pytest.mark.parametrize("kind", ["dlfs", "lats"])
 def test_export_is_the_inverse_of_import(kind: str):
     arch = model.dataclasses.replace(ARCH, generator=kind, downsamples=2)
-    params = model.init_generator(arch, jax.random.key(0), 32)
+    params = jax.jit(lambda key: model.init_generator(arch, key, 32))(jax.random.key(0))
     tensors = torch_names.export_generator(params, kind)
     assert any("blur.weight_flip" in key for key in tensors)
     table = torch_names.DLFS if kind == "dlfs" else torch_names.LATS
@@ -169,7 +171,7 @@ def test_traversal_passes_every_age():
 
 
 def test_frames_do_not_depend_on_the_chunk():
-    params = model.init_generator(ARCH, jax.random.key(0), 16)
+    params = jax.jit(lambda key: model.init_generator(ARCH, key, 16))(jax.random.key(0))
     image = normal(0, 16, 16, 3)
     small, large = (infer.traverse(ARCH, params, image, step=0.5, chunk=n) for n in (2, 5))
     assert small.shape == (5, 16, 16, 3)
@@ -183,13 +185,14 @@ def test_frames_do_not_depend_on_the_chunk():
 def test_rematerialisation_changes_nothing():
     code = ops.age_code(jnp.array([1]), jax.random.key(1), num_classes=3, dims_per_class=2)
     x = normal(0, 1, 16, 16, 3)
-    params = model.init_generator(ARCH, jax.random.key(0), 16)
+    params = jax.jit(lambda key: model.init_generator(ARCH, key, 16))(jax.random.key(0))
 
     def loss(params: object, arch: model.Architecture) -> jax.Array:
         return jnp.sum(model.decode(arch, params, model.encode(arch, params, x), code) ** 2)
 
-    plain = jax.grad(loss)(params, ARCH)
-    again = jax.grad(loss)(params, model.dataclasses.replace(ARCH, remat=True))
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    plain = gradient(params, ARCH)
+    again = gradient(params, model.dataclasses.replace(ARCH, remat=True))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), plain, again)
 
 
