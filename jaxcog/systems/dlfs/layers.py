@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcog.nn.precision import at_least_float32
 from jaxcog.systems.dlfs import ops
 
 _NORMAL = nn.initializers.normal(1.0)
@@ -44,7 +45,7 @@ class EqualDense(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", _NORMAL, shape)
         bias = self.param("bias", _ZEROS, (self.features,))
-        return x.astype(jnp.float32) @ (kernel * ops.equalized_scale(shape)) + bias
+        return at_least_float32(x) @ (kernel * ops.equalized_scale(shape)) + bias
 
 
 class Style(nn.Module):
@@ -145,7 +146,7 @@ class MappingNetwork(nn.Module):
     @nn.compact
     def __call__(self, code: jax.Array) -> jax.Array:
         norm = ops.pixel_norm if self.normalize else lambda x: x
-        x = norm(code.astype(jnp.float32))
+        x = norm(at_least_float32(code))
         for index in range(self.layers - 1):
             dense = EqualDense(self.hidden or self.features, name=f"dense{index}")
             x = norm(ops.leaky_relu(dense(x)))
@@ -156,7 +157,7 @@ def normalize(x: jax.Array, kind: str) -> jax.Array:
     """ "pixel" norm, or "instance": each channel of each example to mean 0 and variance 1."""
     if kind == "pixel":
         return ops.pixel_norm(x)
-    wide = x.astype(jnp.float32)
+    wide = at_least_float32(x)
     mean = jnp.mean(wide, axis=(1, 2), keepdims=True)
     variance = jnp.var(wide, axis=(1, 2), keepdims=True)
     return ((wide - mean) * jax.lax.rsqrt(variance + ops.EPS)).astype(x.dtype)

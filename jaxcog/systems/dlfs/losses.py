@@ -14,6 +14,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxcog.nn.precision import at_least_float32
 from jaxcog.systems.dlfs.ops import age_code_from_noise
 
 R1Mode = Literal["official", "per_sample"]
@@ -21,7 +22,7 @@ GAMMA = 10.0
 
 
 def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
-    value = jnp.mean(x.astype(jnp.float32))
+    value = jnp.mean(at_least_float32(x))
     return value if axis_name is None else jax.lax.pmean(value, axis_name)
 
 
@@ -38,7 +39,7 @@ def selected_class_gan(
 
 def feature_l1(a: jax.Array, b: jax.Array, axis_name: str | None = None) -> jax.Array:
     """Mean absolute difference; a scalar."""
-    return _mean(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)), axis_name)
+    return _mean(jnp.abs(at_least_float32(a) - at_least_float32(b)), axis_name)
 
 
 def adult_shape(
@@ -89,13 +90,13 @@ def r1(
         raise ValueError("r1: mode per_sample needs class_ids")
 
     def objective(x: jax.Array) -> jax.Array:
-        logits = logits_of(x).astype(jnp.float32)
+        logits = at_least_float32(logits_of(x))
         if mode == "official":
             return jnp.mean(logits)
         own = jnp.take_along_axis(logits, class_ids[:, None, None, None], axis=-1)
         return jnp.sum(jnp.mean(own, axis=(1, 2, 3)))
 
-    gradient = jax.grad(objective)(x).astype(jnp.float32)
+    gradient = at_least_float32(jax.grad(objective)(x))
     batch = len(x)
     if axis_name is not None and mode == "official":
         # The mean over all devices' logits; what other devices' logits owe to these images comes

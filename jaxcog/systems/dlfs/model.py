@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcog.nn.precision import at_least_float32
 from jaxcog.systems.dlfs import ops
 from jaxcog.systems.dlfs.layers import (
     DiscriminatorBlock,
@@ -134,8 +135,9 @@ class DLFSEncoder(nn.Module):
         for index, features in enumerate(arch.texture_features):
             conv = EqualConv(features, stride=2, dtype=arch.dtype, name=f"texture_conv{index}")
             x = nn.relu(normalize(conv(x), arch.encoder_norm))
-        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2), keepdims=True)
-        return EqualConv(arch.latent, kernel=1, name="texture_out")(x)[:, 0, 0]
+        x = jnp.mean(at_least_float32(x), axis=(1, 2), keepdims=True)
+        out = EqualConv(arch.latent, kernel=1, dtype=x.dtype, name="texture_out")
+        return out(x)[:, 0, 0]
 
 
 class LATSEncoder(nn.Module):
@@ -171,7 +173,7 @@ class AgeEncoder(nn.Module):
             )
             x = ops.leaky_relu(conv(x))
         x = EqualConv(arch.code_length, kernel=1, dtype=arch.dtype, name="out")(x)
-        return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        return jnp.mean(at_least_float32(x), axis=(1, 2))
 
 
 class DLFSDecoder(nn.Module):
@@ -218,7 +220,7 @@ class DLFSDecoder(nn.Module):
         x = shape
         for block in (*self.blocks, *self.ups):
             x = block(x, texture)
-        return self.to_rgb(x).astype(jnp.float32)
+        return at_least_float32(self.to_rgb(x))
 
     def decode_w(self, features: Features, w: jax.Array) -> jax.Array:
         """The image for a latent vector, such as one between two ages."""
@@ -287,7 +289,7 @@ class AgeDiscriminator(nn.Module):
         x = ops.minibatch_stddev(x, arch.stddev_group, axis_name=self.axis_name)
         x = ops.leaky_relu(EqualConv(features, dtype=arch.dtype, name="head")(x))
         out = EqualConv(arch.num_classes, kernel=4, valid=True, dtype=arch.dtype, name="out")
-        logits = out(x).astype(jnp.float32)
+        logits = at_least_float32(out(x))
         return ops.leaky_relu(logits) if arch.logit_activation else logits
 
 

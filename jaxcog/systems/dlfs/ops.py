@@ -12,13 +12,15 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxcog.nn.precision import at_least_float32
+
 EPS = 1e-5
 _BINOMIAL = (0.25, 0.5, 0.25)
 
 
 def _root_mean_square(x: jax.Array, eps: float, *, mean: bool) -> jax.Array:
     """rsqrt of the mean (or sum) of squares over the last axis, plus eps; float32, keepdims."""
-    wide = jnp.square(x.astype(jnp.float32))
+    wide = jnp.square(at_least_float32(x))
     reduce = jnp.mean if mean else jnp.sum
     return jax.lax.rsqrt(reduce(wide, axis=-1, keepdims=True) + eps)
 
@@ -120,8 +122,8 @@ def modulated_conv2d(
     x = reflect_pad(x, kernel.shape[0] // 2)
     y = conv2d(x * style[:, None, None, :].astype(x.dtype), scaled.astype(x.dtype))
     if demodulate:
-        power = jnp.sum(jnp.square(scaled.astype(jnp.float32)), axis=(0, 1))  # [Cin, Cout]
-        squared = jnp.square(style.astype(jnp.float32)) @ power
+        power = jnp.sum(jnp.square(at_least_float32(scaled)), axis=(0, 1))  # [Cin, Cout]
+        squared = jnp.square(at_least_float32(style)) @ power
         y = y * jax.lax.rsqrt(squared + eps)[:, None, None, :].astype(y.dtype)
     y = y + bias.astype(y.dtype)
     if down:
@@ -153,7 +155,7 @@ def minibatch_stddev(
     group = b if group_size is None else group_size
     if b % group:
         raise ValueError(f"minibatch_stddev: a batch of {b} does not divide into groups of {group}")
-    grouped = x.astype(jnp.float32).reshape(b // group, group, h, w, -1)
+    grouped = at_least_float32(x).reshape(b // group, group, h, w, -1)
     mean = jnp.mean(grouped, axis=1, keepdims=True)
     if axis_name is not None and group_size is None:
         mean = jax.lax.pmean(mean, axis_name)

@@ -534,6 +534,17 @@ LOSS_NAMES = {
 
 @adapter("dlfs", r"train_steps(_.*)?")
 def train_steps(golden: Golden) -> None:
+    """In float64: with beta1 = 0 the first update of D is the sign of each gradient, so float32
+    rounding of the smallest ones reaches every gradient of G behind it."""
+    with jax.enable_x64(True):
+        _train_steps(golden)
+
+
+def _wide(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), tree)
+
+
+def _train_steps(golden: Golden) -> None:
     ctor = golden.meta["ctor"]
     weights = {"G": golden.weights("G"), "D": golden.weights("D")}
     arch = _with_official_widths(architecture(golden), weights["G"], "id_encoder.")
@@ -542,6 +553,7 @@ def train_steps(golden: Golden) -> None:
         arch,
         discriminator_width=discriminator.discriminator_width,
         discriminator_layers=discriminator.discriminator_layers,
+        dtype=jnp.float64,
     )
     objective = steps.Objective(
         weights=weights_of(ctor),
@@ -554,7 +566,7 @@ def train_steps(golden: Golden) -> None:
         "D": NameTable(names.discriminator("", _PARAMS)),
     }
     ours = {"G": "generator", "D": "discriminator"}
-    params = {ours[net]: to_ours(tables[net], weights[net]) for net in ours}
+    params = {ours[net]: _wide(to_ours(tables[net], weights[net])) for net in ours}
     optimizers = official_optimizers(ctor, params)
     state = {
         "step": jnp.zeros((), jnp.int32),
@@ -562,8 +574,8 @@ def train_steps(golden: Golden) -> None:
         "opt": {name: optimizers[name].init(params[name]) for name in params},
         "ema": {"generator": params["generator"]},
     }
-    images = np.asarray(golden["in/image_u8_nhwc"], np.float32) / 127.5 - 1
-    noise = jnp.asarray(golden["in/noise"])
+    images = np.asarray(golden["in/image_u8_nhwc"], np.float64) / 127.5 - 1
+    noise = _wide(golden["in/noise"])
     inputs = [
         (jnp.asarray(pairs(x)), jnp.asarray(pairs(c), jnp.int32))
         for x, c in zip(images, golden["in/classes"], strict=True)
