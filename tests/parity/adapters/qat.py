@@ -89,7 +89,8 @@ def network_of(golden: Golden) -> tuple[model.GTADConfig, Any]:
         channels=channels,
         hidden=(shapes["localization.0.weight"][0], shapes["localization.2.weight"][0]),
         bins=(bins - context, context),
-        samples=(samples, samples),
+        # On THUMOS14 both branches sample alike; on ActivityNet the context goes by length.
+        samples=(samples, samples if 2 * context == bins else 0),
         kernel=shapes["localization.4.weight"][-1],
     )
     return config, base_names(channels).to_ours(golden.weights())["params"]
