@@ -33,7 +33,8 @@ def test_links_lead_somewhere(page: Path):
 def test_configs_that_are_named_exist(page: Path):
     known = set(experiments.names()) | {"example/digits"}
     systems = {path.parent.name for path in ROOMS}
-    used = re.findall(r"jaxcog (?:train|plan|bench|import-torch) ([\w/]+)", page.read_text())
+    commands = r"(?:jaxcog|launch/local|--) (?:train|plan|bench|import-torch) ([\w/]+)"
+    used = re.findall(commands, page.read_text())
     for name in used:
         if name != name.upper() and not name.endswith("/CONFIG"):
             assert name in known | systems, name

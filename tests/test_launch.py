@@ -12,7 +12,7 @@ import yaml
 
 LAUNCH = Path(__file__).resolve().parents[1] / "launch"
 SCRIPTS = sorted(path.name for path in LAUNCH.iterdir())
-RUN = ("--", "train", "brivl/full", "--workdir", "/shared/my run", "--train.seed", "3")
+RUN = ("--", "train", "brivl/web", "--workdir", "/shared/my run", "--train.seed", "3")
 TPU = ("--name", "pod", "--zone", "us-west4-a", "--type", "v5litepod-256")
 SLURM = ("--nodes", "2", "--gpus", "8")
 GKE = ("--name", "pod", "--image", "an/image:1", "--topology", "v5e:16x16")
@@ -52,7 +52,7 @@ def test_help_shows_an_example(script: str):
         (RUN, "missing: --n"),
         (("--no-such-option",), "unknown option --no-such-option"),
         (("NEEDED",), "nothing to run"),
-        (("NEEDED", "--", "train", "brivl/full"), "train needs --workdir"),
+        (("NEEDED", "--", "train", "brivl/web"), "train needs --workdir"),
         (("NEEDED", "--", "train", "a/b", "--workdir", "gs://bucket/run"), "mounted as a folder"),
         (("--name",), "--name needs a value"),
     ],
@@ -77,7 +77,7 @@ def test_tpu_asks_for_a_slice_and_runs_on_all_workers():
     for line in (scp, unpack, setup, train):
         assert "--worker=all" in line
     assert "mount it" in setup
-    assert "launch/local train brivl/full --workdir" in train
+    assert "launch/local train brivl/web --workdir" in train
     assert "--train.seed 3" in train
     assert "queued-resources delete pod" in delete
 
@@ -86,7 +86,7 @@ def test_slurm_starts_a_process_a_gpu_and_queues_itself_again():
     script = launch("slurm", "--dry-run", *SLURM, "--partition", "gpu", *RUN).stdout
     for line in ("--nodes=2", "--ntasks-per-node=8", "--partition=gpu", "--signal=TERM@180"):
         assert f"#SBATCH {line}\n" in script
-    assert "launch/local train brivl/full --workdir '/shared/my run'" in script
+    assert "launch/local train brivl/web --workdir '/shared/my run'" in script
     assert 'scontrol requeue "$SLURM_JOB_ID"' in script
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 

@@ -22,6 +22,7 @@ from jaxcog.systems.cwt.task import EncoderConfig, InnerLoop, MetaTraining
 
 NEEDS = "prepared PASCAL-5i (jaxcog prepare pascal5i); the first stage (cwt/pascal5i_base)"
 DEFAULT = True
+SLICE = "v5e:2x4"
 
 
 def experiment() -> Experiment:

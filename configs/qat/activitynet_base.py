@@ -13,6 +13,7 @@ from jaxcog.systems.qat.base import BaseStage
 from jaxcog.systems.qat.model import GTADConfig
 
 NEEDS = "ActivityNet-1.3 features and annotations (jaxcog prepare activitynet13_c3d)"
+SLICE = "v5e:2x2"
 
 
 def experiment() -> Experiment:

@@ -21,6 +21,7 @@ from jaxcog.systems.textreid.task import PersonSearch, small_search
 
 DEFAULT = True
 NEEDS = "prepared CUHK-PEDES (jaxcog prepare cuhk_pedes); CLIP RN50 weights; word vectors"
+SLICE = "v5e:2x4"
 
 
 def experiment() -> Experiment:
