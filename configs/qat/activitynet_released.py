@@ -1,7 +1,7 @@
 """QAT on ActivityNet-1.3 with the official code's losses, sampling and inference, defects and all.
 
 Train:  jaxcog train qat/activitynet_released --workdir DIR --train.start-from BASE
-        (BASE: as for qat/activitynet; with --data.released-base-list True for the official list)
+        (BASE: as for qat/activitynet; with --data.released-base-list for the official list)
 
 The README says what is wrong with each. The transformer is kept over the episodes even here; the
 official script makes a new one for each.

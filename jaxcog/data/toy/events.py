@@ -64,6 +64,7 @@ class EventEpisodes:
 
     embedded: the videos hold raw features, which the task's frozen network turns into so many
       numbers a snippet; None: they are embeddings already.
+    non_negative: what is below 0 is cut to 0, as in embeddings of a network that ends in ReLU.
     """
 
     shots: int = 1
@@ -76,6 +77,7 @@ class EventEpisodes:
     queries_per_class: int = 20
     episodes: int = 960
     repeats: int = 1
+    non_negative: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -107,6 +109,8 @@ class EventEpisodes:
         random = np.random.default_rng(self.seed)
         classes = self.base_classes + self.novel_classes
         videos = _render(random, label, classes, self.length, self.channels)
+        if self.non_negative:
+            videos = dataclasses.replace(videos, features=np.maximum(videos.features, 0))
         pool = self._pool(videos)
         return episode_splits(
             videos.features,
