@@ -13,7 +13,7 @@ from jaxcog.systems.brivl import model, ops
 from jaxcog.systems.brivl.presets import PRESETS, preset
 
 KEY = jax.random.key(0)
-TINY = preset("tiny")
+TINY = dataclasses.replace(preset("tiny"), fusion_layers=2)
 IDS = jnp.array([[2, 7, 8, 9, 3] + [0] * 11, [2, 20, 3] + [0] * 13])
 
 
