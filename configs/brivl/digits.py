@@ -25,7 +25,7 @@ def experiment() -> Experiment:
             queue_size=40,
             momentum=0.99,
             augment=False,
-            inversion=Inversion(steps=200, lr=0.05, smoothness=3e-3, jitter=0, frames=20),
+            inversion=Inversion(steps=200, smoothness=3e-4, jitter=0, grey=True, brightness=0.0),
             optimizer=Optimizer(name="adam", lr=1e-3),
         ),
         data=WeakDigits(),

@@ -129,7 +129,7 @@ def _inverted(
     config: Inversion,
 ) -> Any:
     keys = jax.random.split(jax.random.key(0))
-    start = imagination.random_images(keys[0], shape)
+    start = imagination.random_images(keys[0], shape, brightness=config.brightness)
     embed = functools.partial(_embed, params, stats, architecture)
     return _parts(imagination.invert_embedding(embed, targets, start, keys[1], config))
 
@@ -157,7 +157,7 @@ def _excited(
         mean = jnp.mean(encoded.fused.astype(jnp.float32), axis=1)
         return jnp.take_along_axis(mean, units[:, None], axis=1)[:, 0]
 
-    start = imagination.random_images(keys[0], shape)
+    start = imagination.random_images(keys[0], shape, brightness=config.brightness)
     return _parts(imagination.visualise_neuron(activation, start, keys[1], config))
 
 

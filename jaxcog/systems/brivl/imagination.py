@@ -29,6 +29,8 @@ class Inversion:
     smoothness: weight of the total variation of the pixels.
     jitter: most pixels by which the image is rolled before it is embedded, at every step.
     clamp: keep pixels in the range of real images.
+    grey: keep the three channels equal, for networks that saw no colours.
+    brightness: of the noise where pixels start, in [0, 1].
     frames: pictures kept of the way there, the last one among them; must divide `steps`.
     """
 
@@ -37,6 +39,8 @@ class Inversion:
     smoothness: float = 1e-4
     jitter: int = 16
     clamp: bool = True
+    grey: bool = False
+    brightness: float = 0.5
     frames: int = 20
 
     def __post_init__(self) -> None:
@@ -68,9 +72,11 @@ def total_variation(x: jax.Array) -> jax.Array:
     return down + jnp.sum(jnp.square(jnp.diff(x, axis=2)), axis=(1, 2, 3))
 
 
-def random_images(key: jax.Array, shape: tuple[int, ...], spread: float = 0.1) -> jax.Array:
-    """Normalised noise around grey, where inversion starts."""
-    return ops.normalise(0.5 + spread * jax.random.normal(key, shape, jnp.float32))
+def random_images(
+    key: jax.Array, shape: tuple[int, ...], spread: float = 0.1, brightness: float = 0.5
+) -> jax.Array:
+    """Normalised noise around a grey, where inversion starts."""
+    return ops.normalise(brightness + spread * jax.random.normal(key, shape, jnp.float32))
 
 
 def optimise(
@@ -142,7 +148,7 @@ def invert_embedding(
       start: [B, S, S, 3] normalised, such as `random_images`.
     """
     loss = pixel_loss(embed, lambda e: cosine_distance(e, target), config)
-    return optimise(loss, start, key, config, clamp if config.clamp else lambda x: x)
+    return optimise(loss, start, key, config, _kept(config))
 
 
 def visualise_neuron(
@@ -153,13 +159,21 @@ def visualise_neuron(
 ) -> Imagined:
     """Images that excite one unit: `activation` maps normalised images to [B] activations."""
     loss = pixel_loss(activation, lambda value: -value, config)
-    return optimise(loss, start, key, config, clamp if config.clamp else lambda x: x)
+    return optimise(loss, start, key, config, _kept(config))
 
 
-def clamp(x: jax.Array) -> jax.Array:
-    """Normalised pixels kept in the range of real images."""
-    low, high = ops.normalise(jnp.zeros(3)), ops.normalise(jnp.ones(3))
-    return jnp.clip(x, low, high)
+def _kept(config: Inversion) -> Callable[[jax.Array], jax.Array]:
+    """Where pixels are put back to after each update."""
+
+    def project(x: jax.Array) -> jax.Array:
+        if config.clamp:
+            x = jnp.clip(x, ops.normalise(jnp.zeros(3)), ops.normalise(jnp.ones(3)))
+        if config.grey:
+            pixels = jnp.mean(ops.denormalise(x), axis=-1, keepdims=True)
+            x = ops.normalise(jnp.broadcast_to(pixels, x.shape))
+        return x
+
+    return project
 
 
 def guided_generate(
