@@ -170,6 +170,7 @@ def test_traversal_passes_every_age():
         infer.traversal(latents, 0.0)
 
 
+@pytest.mark.slow
 def test_frames_do_not_depend_on_the_chunk():
     params = jax.jit(lambda key: model.init_generator(ARCH, key, 16))(jax.random.key(0))
     image = normal(0, 16, 16, 3)
@@ -196,6 +197,7 @@ def test_rematerialisation_changes_nothing():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), plain, again)
 
 
+@pytest.mark.slow
 def test_the_page_runs():
     page = (Path(jaxcog.systems.dlfs.__file__).parent / "README.md").read_text()
     for snippet in re.findall(r"```python\n(.*?)```", page, re.S):
