@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -123,18 +123,40 @@ def reproduce(
       seeds: overrides the number of runs per variant and cell.
       figures: whether to keep what the task shows of one run of each claim.
     """
-    results = []
+    results: list[ClaimResult] = []
+    reused = _Reused()
     for claim in claims_of(system):
         if seeds is not None:
             claim = dataclasses.replace(claim, seeds=seeds)
-        results.append(_run(claim, reporter, figures))
+        results.append(_run(claim, reporter, figures, reused))
     return results
 
 
-def _run(claim: Claim, reporter: Reporter, with_figures: bool) -> ClaimResult:
+@dataclasses.dataclass
+class _Reused:
+    """What a system's runs have from one another: compiled programs, and the last run's data."""
+
+    programs: dict[str, Program] = dataclasses.field(default_factory=dict)
+    data: tuple[Any, Splits] | None = None
+
+    def load(self, experiment: Experiment) -> Splits:
+        """Variants follow one another, and mostly learn from the same data."""
+        if self.data is None or self.data[0] != experiment.data:
+            self.data = None  # before the next is there, not after
+            self.data = experiment.data, experiment.data.load()
+        return self.data[1]
+
+    def program(self, experiment: Experiment, splits: Splits) -> Program:
+        """The program of this run; what was compiled for an equal one is not compiled again."""
+        key = _program_key(experiment, splits.info)
+        if key not in self.programs:
+            self.programs[key] = start.assemble_for(experiment, splits)
+        return dataclasses.replace(self.programs[key], experiment=experiment)
+
+
+def _run(claim: Claim, reporter: Reporter, with_figures: bool, reused: _Reused) -> ClaimResult:
     begun = time.monotonic()
     base = override(experiments.load(claim.config).experiment(), claim.common)
-    programs: dict[str, Program] = {}
     reporter.say(claim.title)
     total = len(claim.variants) * len(claim.cells) * claim.seeds
     reporter.start(0, total)
@@ -147,12 +169,12 @@ def _run(claim: Claim, reporter: Reporter, with_figures: bool) -> ClaimResult:
     done = 0
     try:
         for seed in range(claim.seeds):
-            earlier = _earlier_stage(claim, seed, programs)
+            earlier = _earlier_stage(claim, seed, reused)
             for row, cell in enumerate(claim.cells.values()):
                 for variant, changes in claim.variants.items():
                     experiment = _seeded(override(base, {**cell, **changes}), seed)
                     want = with_figures and variant == shown and not figures
-                    metrics, drawn = _final_metrics(experiment, programs, want, earlier)
+                    metrics, drawn = _final_metrics(experiment, reused, want, earlier)
                     figures += drawn
                     for metric in claim.metrics:
                         values[variant][metric][row, seed] = metrics[metric]
@@ -180,31 +202,23 @@ class _Stage:
     state: State
 
 
-def _earlier_stage(claim: Claim, seed: int, programs: dict[str, Program]) -> _Stage | None:
+def _earlier_stage(claim: Claim, seed: int, reused: _Reused) -> _Stage | None:
     if claim.after is None:
         return None
     experiment = _seeded(experiments.load(claim.after).experiment(), seed)
     splits = experiment.data.load()
-    program, state, _ = _trained(experiment, splits, programs, None)
+    program, state, _ = _trained(experiment, splits, reused, None)
     return _Stage(claim.after, program.setting.data, jax.device_get(state))
 
 
 def _trained(
     experiment: Experiment,
     splits: Splits,
-    programs: dict[str, Program],
+    reused: _Reused,
     earlier: _Stage | None,
 ) -> tuple[Program, State, Splits]:
-    """Trains in memory, to the end; also the data as it was seen. One program for each task."""
-    shape = {name: str(leaf) for name, leaf in splits.info.element.items()}
-    unseeded = override(experiment, {"train.seed": 0})
-    facts = splits.info.facts.items()
-    given = fingerprint({name: x for name, x in facts if isinstance(x, np.ndarray)})
-    parts = [to_json(unseeded.task), to_json(unseeded.train), shape, given]
-    key = json.dumps(parts, sort_keys=True)
-    if key not in programs:
-        programs[key] = start.assemble_for(experiment, splits)
-    program = dataclasses.replace(programs[key], experiment=experiment)
+    """Trains in memory, to the end; also the data as it was seen."""
+    program = reused.program(experiment, splits)
     root = program.root_key()
     state = program.init(root)
     if earlier is not None:
@@ -218,15 +232,41 @@ def _trained(
     return program, state, splits
 
 
+def _program_key(experiment: Experiment, info: DataInfo) -> str:
+    """Equal for runs that one compiled program serves, of one claim or of several.
+
+    They may differ in the seed and in what the data holds, not in what a task is built from: its
+    settings, shapes, and facts (of those that name things, as a target domain, the number only).
+    """
+    unseeded = override(experiment, {"train.seed": 0})
+    kinds = [type(part).__qualname__ for part in (experiment.task, experiment.data)]
+    shapes = [
+        {name: str(leaf) for name, leaf in (element or {}).items()}
+        for element in (info.element, info.eval_element)
+    ]
+    given = {name: x for name, x in info.facts.items() if isinstance(x, np.ndarray)}
+    named = {name: _size_or_value(x) for name, x in info.facts.items() if name not in given}
+    sizes = [info.num_examples, info.num_classes, named]
+    settings = [to_json(unseeded.task), to_json(unseeded.train)]
+    return json.dumps([kinds, settings, shapes, sizes, fingerprint(given)], sort_keys=True)
+
+
+def _size_or_value(fact: Any) -> Any:
+    """The length of collections of names, and anything else as a text."""
+    numbers = isinstance(fact, tuple) and all(isinstance(x, int | float) for x in fact)
+    sized = isinstance(fact, Collection) and not isinstance(fact, str) and not numbers
+    return len(fact) if sized else str(fact)
+
+
 def _final_metrics(
     experiment: Experiment,
-    programs: dict[str, Program],
+    reused: _Reused,
     with_figures: bool,
     earlier: _Stage | None,
 ) -> tuple[dict[str, float], list[Figure]]:
     """Trains to the end and evaluates once."""
-    splits = experiment.data.load()
-    program, state, splits = _trained(experiment, splits, programs, earlier)
+    splits = reused.load(experiment)
+    program, state, splits = _trained(experiment, splits, reused, earlier)
     metrics, results = evaluation.evaluate(program, state, splits)
     if not with_figures:
         return metrics, []
