@@ -18,7 +18,7 @@ from jaxcog.data import images
 from jaxcog.data.segmentation import decode_label
 from jaxcog.data.types import BadRecord, Record
 from jaxcog.errors import DataError
-from jaxcog.nn.canvas import IGNORE, resize_pad_square
+from jaxcog.nn.canvas import IGNORE, fitted, resize_pad_square
 
 MIN_PIXELS = 2 * 32 * 32
 """Pixels of a class that make an image usable for it (Lu et al. 2021, as PANet's and PFENet's)."""
@@ -233,6 +233,9 @@ class EpisodeTransform:
     episodes keep "episode" and "run" int32, and draw from (seed, episode) instead of the generator.
 
     flip: each image is mirrored left to right and top to bottom with probability 1/2 each.
+    original: side of a square for the labels of evaluation queries as they were annotated; 0: not
+      kept. "original_mask" uint8 [original, original], in the top left, 255 elsewhere;
+      "original_size" and "content" int32 [2]: height and width there, and in "query".
     """
 
     records: Any
@@ -241,16 +244,22 @@ class EpisodeTransform:
     size: int
     flip: bool = False
     seed: int = 0
+    original: int = 0
 
     def __call__(self, record: Record, random: np.random.Generator) -> Record:
         if "episode" in record:
             random = np.random.default_rng([self.seed, record["episode"]])
         episode = sample_episode(random, self.index, self.shot, int(record["place"]))
         value = self.index.class_ids[episode.target]
-        read = functools.partial(self._read, value=value, random=random)
-        query, query_mask = read(episode.query)
-        pairs = [read(int(row)) for row in episode.supports]
+        square = functools.partial(
+            square_example, size=self.size, random=random if self.flip else None
+        )
+        asked = self._read(episode.query, value)
+        query, query_mask = square(*asked)
+        pairs = [square(*self._read(int(row), value)) for row in episode.supports]
         numbers = {name: np.int32(record[name]) for name in ("episode", "run") if name in record}
+        if self.original and "episode" in record:
+            numbers |= original_labels(asked[1], self.size, self.original)
         return {
             "support": np.stack([image for image, _ in pairs]),
             "support_mask": np.stack([mask for _, mask in pairs]),
@@ -260,13 +269,29 @@ class EpisodeTransform:
             **numbers,
         }
 
-    def _read(
-        self, row: int, *, value: int, random: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, row: int, value: int) -> tuple[np.ndarray, np.ndarray]:
         record = self.records[row]
         image, labels = images.decode(record["image"]), decode_label(record["label"])
-        binary = np.where(labels == IGNORE, IGNORE, labels == value).astype(np.uint8)
-        return square_example(image, binary, self.size, random if self.flip else None)
+        return image, np.where(labels == IGNORE, IGNORE, labels == value).astype(np.uint8)
+
+
+def original_labels(labels: np.ndarray, size: int, side: int) -> Record:
+    """What `EpisodeTransform.original` adds for labels [H, W], whose image is fitted into `size`.
+
+    Raises BadRecord where they are larger than `side`.
+    """
+    if max(labels.shape) > side:
+        raise BadRecord(
+            f"{labels.shape[0]} x {labels.shape[1]} pixels; at original resolution the queries of "
+            f"this benchmark have at most {side} a side"
+        )
+    canvas = np.full((side, side), IGNORE, np.uint8)
+    canvas[: labels.shape[0], : labels.shape[1]] = labels
+    return {
+        "original_mask": canvas,
+        "original_size": np.array(labels.shape, np.int32),
+        "content": np.array(fitted(*labels.shape, size), np.int32),
+    }
 
 
 @dataclasses.dataclass(frozen=True)

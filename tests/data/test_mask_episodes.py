@@ -16,6 +16,7 @@ from jaxcog.data.mask_episodes import (
     index_episodes,
     sample_episode,
 )
+from jaxcog.data.types import BadRecord
 from jaxcog.errors import DataError
 from jaxcog.nn.canvas import resize_pad_square
 
@@ -95,7 +96,11 @@ def test_episodes_of_a_list(tmp_path: Path):
         not np.array_equal(made(shown[i], None)["support"], other(shown[i], None)["support"])
         for i in range(8)
     )
+    small = EpisodeTransform(stored, index, 1, 57, original=64)
+    with pytest.raises(BadRecord, match=r"64 x 80 pixels; .* have at most 64 a side"):
+        small(shown[0], None)
     train = TrainEpisodes(index, names)
+    assert "original_mask" not in small(train[0], np.random.default_rng(0))
     flipped = EpisodeTransform(stored, index, 1, 57, flip=True)
     masks = {flipped(train[0], np.random.default_rng(s))["query_mask"].tobytes() for s in range(8)}
     assert len(masks) >= 2

@@ -36,6 +36,8 @@ __all__ = ["RECIPES", "BaseClasses", "Episodes"]
 IGNORE = 255
 Benchmark = Literal["pascal5i", "coco20i", "coco20i_full"]
 _TRAIN_IMAGES = {"pascal5i": 5953, "coco20i": 82_081, "coco20i_full": 82_081}
+_LARGEST = {"pascal5i": 500, "coco20i": 640, "coco20i_full": 640}
+"""The longest side of any image."""
 _STORED = ("image", "label")
 
 
@@ -134,6 +136,7 @@ class Episodes(_Folded):
     test_on: "pascal": novel classes are PASCAL's that COCO's base classes do not have (COCO to
       PASCAL); released_names: see `coco_to_pascal_classes`.
     episodes, runs: of "novel"; the published protocol has 1000 and 5. base_episodes: of "base".
+    original: judge at the resolution of the annotations; published: on the S x S squares.
     seed: of the evaluation episodes.
     """
 
@@ -144,6 +147,7 @@ class Episodes(_Folded):
     base_episodes: int = 1000
     test_on: Literal["same", "pascal"] = "same"
     released_names: bool = False
+    original: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -189,9 +193,11 @@ class Episodes(_Folded):
             )
             return index, records.files, transform
 
+        side = _LARGEST[self.benchmark] if self.original else 0
+
         def evaluation(data: object, chosen: tuple, where: str, count: int, runs: int) -> Stream:
             records = data.records("val", stored=_STORED)
-            index, files, transform = drawn(records, chosen, where)
+            index, files, transform = drawn(records, chosen, where, original=side)
             return Stream(EvalEpisodes(index, files, count, runs), transform=transform)
 
         records = prepared.records("train", stored=_STORED)
@@ -212,11 +218,15 @@ class Episodes(_Folded):
     def _info(self, examples: int) -> DataInfo:
         side = (self.size, self.size)
         element = episode_element(self.shot, (*side, 3), side)
-        number = jax.ShapeDtypeStruct((), np.int32)
+        number, pair = (jax.ShapeDtypeStruct(shape, np.int32) for shape in ((), (2,)))
+        judged = {**element, "episode": number, "run": number}
+        if self.original:
+            square = jax.ShapeDtypeStruct((_LARGEST[self.benchmark],) * 2, np.uint8)
+            judged |= {"original_mask": square, "original_size": pair, "content": pair}
         base = self.named(self.folds[0])
         return DataInfo(
             element=element,
-            eval_element={**element, "episode": number, "run": number},
+            eval_element=judged,
             num_examples=min(examples, self.epoch_episodes),
             class_names=base,
             facts={**_facts(), "classes": {"novel": self.novel[1], "base": base}},

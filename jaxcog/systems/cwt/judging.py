@@ -30,6 +30,32 @@ def overlap(
     return tuple(jnp.sum(x, axis=(-3, -2), dtype=jnp.int32) for x in (both, either))
 
 
+def at_original(logits: jax.Array, content: jax.Array, original: jax.Array, side: int) -> jax.Array:
+    """Logits of squared images, resized to what the images were before they were squared.
+
+    logits: [E, S, S, K] float32; content, original: int [E, 2], height and width of what fills the
+      top left of a square, and of the image.
+    Returns [E, side, side, K], bilinear with half-pixel centres, of which the image's own height
+    and width in the top left have a meaning.
+    """
+    up, across = (
+        jax.vmap(_linear_matrix, (0, 0, None, None))(
+            content[:, axis], original[:, axis], logits.shape[1 + axis], side
+        )
+        for axis in (0, 1)
+    )
+    precision = jax.lax.Precision.HIGHEST
+    tall = jnp.einsum("eHh,ehwk->eHwk", up, logits, precision=precision)
+    return jnp.einsum("eWw,eHwk->eHWk", across, tall, precision=precision)
+
+
+def _linear_matrix(inside: jax.Array, outside: jax.Array, size: int, side: int) -> jax.Array:
+    """[side, size]: linear interpolation from the first `inside` samples to `outside` ones."""
+    place = (jnp.arange(side) + 0.5) * (inside / outside) - 0.5
+    place = jnp.clip(place, 0, inside - 1)
+    return jnp.maximum(1 - jnp.abs(place[:, None] - jnp.arange(size)), 0)
+
+
 class ClassIoU(NamedTuple):
     """classes: int64 [C], those that occurred; iou: float64 [C]; mean: over them, in [0, 1]."""
 

@@ -108,6 +108,38 @@ def encode_episodes(
     return features[:, :shots], unit(features[:, shots])
 
 
+def first_support_in_training_mode(
+    encoder: Encoder,
+    params: Variables,
+    stats: Variables,
+    support: jax.Array,
+    key: jax.Array,
+    first: jax.Array,
+) -> tuple[jax.Array, Variables]:
+    """What the released code does to the first support of an epoch, before it turns to evaluation.
+
+    Batch norms take the statistics of these images and add them to the running ones, and channels
+    are dropped.
+
+    Args:
+      support: [k, H, W, C] of one episode, at least two images (a single one counts twice).
+      key: of the dropout. first: bool scalar, whether an epoch begins.
+
+    Returns:
+      float32 [k, h, w, D] and the running statistics; zeros and `stats` unless `first`.
+    """
+
+    def train() -> tuple[jax.Array, Variables]:
+        encoded = encoder(params, stats, support, train=True, key=key)
+        return at_least_float32(encoded.features), encoded.batch_stats
+
+    features = jax.eval_shape(train)[0]
+    seen, stats = jax.lax.cond(
+        first, train, lambda: (jnp.zeros(features.shape, features.dtype), stats)
+    )
+    return jax.lax.stop_gradient(seen), stats
+
+
 def segment_episode(
     encoder: Encoder,
     transformer: ClassifierWeightTransformer | None,

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxcog import rng
-from jaxcog.errors import CheckpointError, ConfigError
+from jaxcog.errors import ConfigError
 from jaxcog.losses.segmentation import pixel_cross_entropy, weighted_mean
 from jaxcog.metrics import segmentation as metrics
 from jaxcog.metrics.state import Concat, Confusion
@@ -25,11 +25,11 @@ from jaxcog.optim import (
     learning_rate,
     make_optimizer,
 )
-from jaxcog.systems.cwt import figures, judging, ops, torch_names
+from jaxcog.systems.cwt import checks, figures, judging, ops, torch_names
 from jaxcog.systems.cwt.losses import label_smoothed_cross_entropy
 from jaxcog.systems.cwt.model import ClassifierWeightTransformer, Encoder, EncoderName, PSPNet
 from jaxcog.systems.cwt.outer import Episodes, Updates, outer_updates
-from jaxcog.task import Batch, DataInfo, Key, Scalars, Setting, State, Task
+from jaxcog.task import Batch, Key, Scalars, Setting, State, Task
 
 _ENCODER = "^(params|batch_stats)/encoder/"
 
@@ -182,7 +182,8 @@ class MetaTraining:
 
     Batches of episodes: "support" [E, k, H, W, C], "query" [E, H, W, C] float32, normalised;
     "support_mask" [E, k, h, w], "query_mask" [E, h, w] uint8: 0, 1, 255 void; "class" [E] int32.
-    Evaluation episodes also have "episode" and "run" [E] int32.
+    Evaluation episodes also have "episode" and "run" [E] int32; where they have "original_mask"
+    (see data.mask_episodes.EpisodeTransform), that is what the metric is taken on.
 
     heads, share_qkv, ...: see ClassifierWeightTransformer; the paper has share_qkv=False.
     updates: see `outer.outer_updates`; "sequential" is the published batch of one, on any number
@@ -192,6 +193,8 @@ class MetaTraining:
       "novel", the classes that are then reported.
     control: also judge with another query of the evaluation batch in place of the query.
     pretrained: training demands `train.start_from`, a stage 1 of the same base classes.
+    reproduce_first_step_train_mode: as in the released code, the first support of every epoch is
+      encoded in training mode and changes the running statistics of the frozen encoder.
     eval_seed: of the initial classifiers of evaluation episodes.
     """
 
@@ -206,6 +209,7 @@ class MetaTraining:
     select_on: Literal["base", "novel"] = "base"
     control: bool = False
     pretrained: bool = True
+    reproduce_first_step_train_mode: bool = False
     eval_seed: int = 0
     optimizer: Optimizer = dataclasses.field(default_factory=_meta_sgd)
 
@@ -230,7 +234,7 @@ class MetaTraining:
 
     def build(self, setting: Setting) -> Task:
         """The pure functions. Raises ConfigError where the data does not fit."""
-        _check_episodes(setting.data)
+        checks.check_episodes(setting.data)
         encoder, transformer = self.encoder.make(setting.dtype), self.transformer
         # The optimizer counts episodes where each is an update of its own.
         each = setting.batch_size if self.updates == "sequential" else 1
@@ -257,7 +261,9 @@ class MetaTraining:
             key = jax.random.fold_in(key, state["step"])
             count = batch["class"].shape[0]
             keys = jax.random.split(rng.stream(key, "classifier"), count)
-            fitted = self._fit(encoder, state, batch, keys)
+            dropped = rng.stream(key, "first_support")
+            first = state["step"] % setting.steps_per_epoch == 0
+            fitted = self._fit(encoder, state, batch, keys, (first, dropped))
             empty = ~jnp.any(batch["query_mask"] == 1, axis=(1, 2))
             counts = ~empty if self.skip_empty else jnp.ones(count, bool)
             episodes = Episodes(fitted.weights, fitted.features, batch["query_mask"], counts)
@@ -278,6 +284,7 @@ class MetaTraining:
                 **state,
                 "step": state["step"] + 1,
                 "params": {**params, "transformer": done.params},
+                "batch_stats": {"encoder": fitted.stats},
                 "opt": done.opt,
             }
             scalars = {
@@ -301,17 +308,35 @@ class MetaTraining:
             samples=figures.SAMPLES,
             predict=figures.prediction(setting.data, segment),
             reads="images and masks",
-            check_origin=lambda origin: _check_origin(setting.data, origin, self.pretrained),
+            check_origin=lambda origin: checks.check_origin(setting.data, origin, self.pretrained),
             import_names=torch_names.TRANSFORMER,
             import_kept=(_ENCODER,),
         )
 
-    def _fit(self, encoder: Encoder, state: State, batch: Batch, keys: Key) -> _Fitted:
-        """Features of the episodes, and a classifier of each support; keys [E]."""
+    def _fit(
+        self,
+        encoder: Encoder,
+        state: State,
+        batch: Batch,
+        keys: Key,
+        training: tuple[jax.Array, Key] | None = None,
+    ) -> _Fitted:
+        """Features of the episodes, and a classifier of each support; keys [E].
+
+        training: whether an epoch begins, and the key of its first support's dropout.
+        """
         params, stats = state["params"]["encoder"], state["batch_stats"]["encoder"]
-        support, query = ops.encode_episodes(
-            encoder, params, stats, batch["support"], batch["query"]
-        )
+        images, masks, first = batch["support"], batch["support_mask"], None
+        if training is not None and self.reproduce_first_step_train_mode:
+            if images.shape[1] == 1:
+                images, masks = (jnp.repeat(x, 2, axis=1) for x in (images, masks))
+            begins, key = training
+            first, stats = ops.first_support_in_training_mode(
+                encoder, params, stats, images[0], key, begins
+            )
+        support, query = ops.encode_episodes(encoder, params, stats, images, batch["query"])
+        if first is not None:
+            support = support.at[0].set(jnp.where(begins, first, support[0]))
         if self.inner.normalize:
             support = ops.unit(support)
         start = jax.vmap(ops.initial_classifier, (0, None))(keys, support.shape[-1])
@@ -321,8 +346,8 @@ class MetaTraining:
                 features, masks, init, lr=self.inner.lr, steps=self.inner.steps
             )
 
-        weights, losses = jax.vmap(fit)(support, batch["support_mask"], start)
-        return _Fitted(weights, losses, query)
+        weights, losses = jax.vmap(fit)(support, masks, start)
+        return _Fitted(weights, losses, query, stats)
 
     def _segmenter(self, encoder: Encoder) -> figures.Segment:
         transformer = self.transformer
@@ -350,11 +375,13 @@ class MetaTraining:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Fitted:
-    """weights [E, 2, D], losses [E, steps], features [E, h, w, D] of the queries."""
+    """weights [E, 2, D], losses [E, steps], features [E, h, w, D] of the queries; stats: running
+    statistics of the encoder, as they were but for `reproduce_first_step_train_mode`."""
 
     weights: jax.Array
     losses: jax.Array
     features: jax.Array
+    stats: Any
 
 
 def _everywhere(episodes: Episodes, mesh: Any) -> Episodes:
@@ -373,51 +400,20 @@ def _eval_step(
     segment: figures.Segment, control: bool, state: State, batch: Batch
 ) -> dict[str, Any]:
     found, mask = segment(state, batch), batch["query_mask"]
+    truth = batch.get("original_mask", mask)
     rows = {"class": batch["class"], "run": batch["run"]}
     maps = {judging.ADAPTED: found.adapted, judging.SUPPORT_ONLY: found.support_only}
     if control:
         maps[judging.OTHER_QUERY] = found.other_query()
     for name, logits in maps.items():
+        if "original_mask" in batch:
+            content, size = batch["content"], batch["original_size"]
+            logits = judging.at_original(logits, content, size, truth.shape[-1])
         rows[f"{name}/both"], rows[f"{name}/either"] = judging.overlap(
-            jnp.argmax(logits, axis=-1), mask
+            jnp.argmax(logits, axis=-1), truth
         )
     losses = pixel_cross_entropy(found.adapted, mask)
     rows["loss"] = jax.vmap(weighted_mean)(losses, mask)
     rows["empty_query"] = ~jnp.any(mask == 1, axis=(1, 2))
     rows["empty_support"] = _empty_supports(batch)
     return {"episodes": Concat.of(rows, batch.get("mask"))}
-
-
-def _check_episodes(data: DataInfo) -> None:
-    wanted = {"support", "support_mask", "query", "query_mask", "class"}
-    if not wanted <= set(data.element):
-        raise ConfigError(
-            f"stage 2 of cwt learns from episodes ({', '.join(sorted(wanted))}); the data has "
-            f"{', '.join(sorted(data.element))}: choose data of episodes"
-        )
-
-
-def _check_origin(data: DataInfo, origin: DataInfo | None, pretrained: bool) -> None:
-    """Whether stage 1 saw the base classes, and nothing of the novel ones."""
-    if origin is None:
-        if pretrained:
-            raise ConfigError(
-                "stage 2 of cwt adapts the classifier of a trained encoder, and there is none: set "
-                "--train.start-from to the workdir of a stage 1 of the same fold (trained, or "
-                "imported with `jaxcog import-torch`)"
-            )
-        return
-    names = data.facts["classes"]
-    seen = set(origin.class_names)
-    leaked = [name for name in names["novel"] if name in seen]
-    if leaked:
-        raise CheckpointError(
-            f"train.start_from was trained on {', '.join(leaked)}, which are novel classes here: "
-            "it belongs to another fold; start from the stage 1 of this one, or set --data.fold"
-        )
-    missing = [name for name in names["base"] if name not in seen]
-    if missing:
-        raise CheckpointError(
-            f"train.start_from never saw the base classes {', '.join(missing[:5])}: it belongs to "
-            "another fold or dataset; start from a stage 1 of this one"
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -140,6 +141,15 @@ def test_episodes(root: Path):
     assert splits.info.facts["classes"]["novel"] == PASCAL[10:15]
     shapes = {k: v.shape for k, v in data.describe().eval_element.items()}
     assert shapes == {k: v.shape[1:] for k, v in batch.items() if k != "mask"}
+    judged = dataclasses.replace(data, original=True)
+    annotated = next(pipeline.eval_batches(judged.load().evaluation["novel"], batch_size=6)).arrays
+    np.testing.assert_array_equal(annotated["query"], batch["query"])
+    assert annotated["original_mask"].shape == (6, 500, 500)
+    assert (annotated["original_size"] == [7 * BAND, 96]).all()
+    assert (annotated["content"] == [56, 24]).all()
+    assert np.sum(annotated["original_mask"] == 1, axis=(1, 2)).tolist() == [BAND * 96] * 6
+    shapes = {k: v.shape for k, v in judged.describe().eval_element.items()}
+    assert shapes == {k: v.shape[1:] for k, v in annotated.items() if k != "mask"}
     train = pipeline.train_batches(splits, batch_size=2, seed=0, start_step=0, stop_step=3)
     seen = [x.arrays for x in train]
     assert all((x["class"] < 15).all() for x in seen)

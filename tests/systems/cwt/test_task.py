@@ -11,10 +11,11 @@ import pytest
 
 from jaxcog.data.toy.grids import GridEpisodes, GridImages
 from jaxcog.errors import CheckpointError, ConfigError
+from jaxcog.nn.canvas import resize_linear
 from jaxcog.optim import Optimizer
 from jaxcog.show import Gallery, Histogram, Table
-from jaxcog.systems.cwt import figures, ops, torch_names
-from jaxcog.systems.cwt.model import Encoder, PSPNet, output_size
+from jaxcog.systems.cwt import figures, judging, ops, torch_names
+from jaxcog.systems.cwt.model import Encoded, Encoder, PSPNet, output_size
 from jaxcog.systems.cwt.task import BaseTraining, EncoderConfig, InnerLoop, MetaTraining
 from jaxcog.task import Setting
 
@@ -75,6 +76,63 @@ def test_options_of_both_stages():
         state, _ = shapes(config.build(setting(episodes)), episodes)
         assert set(state["params"]["transformer"]) == {"q", "k", "v", "out", "out_bias", "norm"}
         assert "encoder" not in str(jax.tree.structure(state["opt"]))
+
+
+class CentredCells:
+    """An encoder that centres the pixels of cells: by the batch's mean in training mode."""
+
+    def init(self, key, images):
+        return {}, {"mean": jnp.full(64, 0.5)}
+
+    def __call__(self, params, stats, images, *, train=False, key=None):
+        cells = images.reshape(-1, 8, 8, 8, 8).swapaxes(2, 3).reshape(-1, 8, 8, 64)
+        if not train:
+            return Encoded(cells - stats["mean"], stats)
+        assert key is not None
+        mean = jnp.mean(cells, axis=(0, 1, 2))
+        running = 0.9 * stats["mean"] + 0.1 * mean + 0.01 * len(images)
+        return Encoded(cells - mean, {"mean": running})
+
+
+def test_the_first_support_of_an_epoch_in_training_mode(monkeypatch):
+    """As the released code: two epochs of two steps; a single support counts as two images."""
+    monkeypatch.setattr(EncoderConfig, "make", lambda self, dtype: CentredCells())
+    data = GridEpisodes()
+    config = MetaTraining(CELLS, inner=InnerLoop(steps=2), reproduce_first_step_train_mode=True)
+    task = config.build(setting(data))
+    arrays = data.load().train.source.take(np.arange(2))
+    key = jax.random.key(0)
+    step = jax.jit(task.train_step)
+
+    def mean(state):
+        return state["batch_stats"]["encoder"]["mean"]
+
+    states = [task.init(key)]
+    for _ in range(3):
+        states.append(step(states[-1], arrays, key)[0])
+    cells = arrays["support"][0].reshape(8, 8, 8, 8).swapaxes(1, 2).reshape(64, 64)
+    expected = 0.9 * 0.5 + 0.1 * cells.mean(0) + 0.02
+    np.testing.assert_allclose(mean(states[1]), expected, rtol=1e-5)
+    np.testing.assert_array_equal(mean(states[2]), mean(states[1]))
+    expected = 0.9 * expected + 0.1 * cells.mean(0) + 0.02
+    np.testing.assert_allclose(mean(states[3]), expected, rtol=1e-5)
+
+
+def test_queries_are_judged_as_they_were_annotated():
+    """Squares of 17 with contents of 16 x 8 and 8 x 16, judged at 30 x 20 and 12 x 24."""
+    truth = np.full((2, 32, 32), 255, np.uint8)
+    truth[0, :30, :20] = np.arange(20) >= 10
+    truth[1, :12, :24] = (np.arange(12) >= 6)[:, None]
+    logits = np.zeros((2, 17, 17, 2), np.float32)
+    logits[0, ..., 1] = np.arange(17) - 3.5
+    logits[1, ..., 1] = np.arange(17)[:, None] - 3.5
+    content, size = np.array([[16, 8], [8, 16]]), np.array([[30, 20], [12, 24]])
+    large = judging.at_original(logits, content, size, 32)
+    resized = resize_linear(logits[0, :16, :8], 30, 20)
+    np.testing.assert_allclose(large[0, :30, :20], resized, atol=1e-5)
+    both, either = judging.overlap(jnp.argmax(large, axis=-1), truth)
+    np.testing.assert_array_equal(both, [[300, 300], [144, 144]])
+    np.testing.assert_array_equal(both, either)
 
 
 @pytest.mark.parametrize(
