@@ -11,54 +11,17 @@ Batches as in cwt/pascal5i_meta.
 
 import dataclasses
 
-from jaxcog.config import Experiment, Train
+from jaxcog import experiments
+from jaxcog.config import Experiment
 from jaxcog.data.datasets.segmentation_episodes import Episodes
-from jaxcog.data.toy.grids import GridEpisodes
-from jaxcog.optim import Optimizer
-from jaxcog.systems.cwt.task import EncoderConfig, InnerLoop, MetaTraining
 
 NEEDS = "prepared COCO-20i (jaxcog prepare coco20i); the first stage (cwt/coco20i_base)"
 
 
 def experiment() -> Experiment:
-    return Experiment(
-        system="cwt",
-        task=MetaTraining(
-            encoder=EncoderConfig("resnet50", bins=(1, 2, 3, 6), width=512),
-            heads=4,
-            inner=InnerLoop(lr=0.1, steps=200),
-            updates="sequential",
-            optimizer=Optimizer("sgd", lr=1e-3, momentum=0.9, nesterov=True, weight_decay=1e-4),
-        ),
-        data=Episodes("coco20i", fold=0, shot=1, size=473),
-        train=Train(
-            duration="20 epochs",
-            batch_size=8,
-            eval_batch_size=8,
-            seed=2021,
-            evaluate_every="1 epoch",
-            checkpoint_every="1 epoch",
-            start_fresh=("^params/transformer/",),
-            workers=8,
-        ),
-    )
+    pascal = experiments.load("cwt/pascal5i_meta").experiment()
+    return dataclasses.replace(pascal, data=Episodes("coco20i", fold=0, shot=1, size=473))
 
 
 def tiny() -> Experiment:
-    full = experiment()
-    task = dataclasses.replace(
-        full.task,
-        encoder=EncoderConfig("cells", width=64),
-        inner=InnerLoop(lr=1.0, steps=4),
-        control=True,
-        pretrained=False,
-    )
-    train = Train(
-        duration="4 steps",
-        batch_size=8,
-        eval_batch_size=8,
-        checkpoint_every="2 steps",
-        start_fresh=("^params/transformer/",),
-    )
-    data = GridEpisodes(pools=2, episodes=8)
-    return dataclasses.replace(full, task=task, train=train, data=data)
+    return experiments.load("cwt/pascal5i_meta").experiment(tiny=True)

@@ -11,45 +11,28 @@ Data:   jaxcog prepare market1501 --raw DIR; jaxcog prepare dukemtmc_reid --raw 
 
 import dataclasses
 
-from jaxcog.config import Experiment, Train
-from jaxcog.data.datasets.reid import CrossReID
-from jaxcog.data.toy.cameras import Cameras
-from jaxcog.optim import Optimizer, Rule, Schedule
-from jaxcog.systems.mixstyle.layer import MixStyle
-from jaxcog.systems.mixstyle.reid.task import ReID
+from jaxcog import experiments
+from jaxcog.config import Experiment
+from jaxcog.optim import Rule
 
 NEEDS = "Market-1501 and DukeMTMC-reID (jaxcog prepare); ImageNet weights of OSNet"
 
 
 def experiment() -> Experiment:
-    return Experiment(
-        system="mixstyle",
-        task=ReID(
-            network="osnet_x1_0",
-            mixstyle=MixStyle(p=0.5, alpha=0.1, mix="random", after=("conv2", "conv3")),
-            label_smoothing=0.1,
-            optimizer=Optimizer(
-                name="sgd",
-                lr=0.05,
-                momentum=0.9,
-                weight_decay=1e-5,
-                schedule=Schedule("step", every="20 epochs", gamma=0.1),
-                rules=(Rule("^(backbone/|fc_)", lr=0.2),),  # its fc has ImageNet weights
-            ),
+    resnet = experiments.load("mixstyle/market_resnet50").experiment()
+    style = dataclasses.replace(resnet.task.mixstyle, after=("conv2", "conv3"))
+    # Its layer of features has ImageNet weights, too.
+    optimizer = dataclasses.replace(
+        resnet.task.optimizer, rules=(Rule("^(backbone/|fc_)", lr=0.2),)
+    )
+    return dataclasses.replace(
+        resnet,
+        task=dataclasses.replace(
+            resnet.task, network="osnet_x1_0", mixstyle=style, optimizer=optimizer
         ),
-        data=CrossReID(train="market1501", test="dukemtmc_reid"),
-        train=Train(
-            duration="60 epochs",
-            batch_size=32,
-            eval_batch_size=300,
-            evaluate_every="20 epochs",
-            checkpoint_every="10 epochs",
-            start_fresh=("^params/classifier/",),
-        ),
+        train=dataclasses.replace(resnet.train, start_fresh=("^params/classifier/",)),
     )
 
 
 def tiny() -> Experiment:
-    task = ReID(network="cnn_toy", mixstyle=MixStyle(after=("conv1", "conv2")), features=16)
-    train = Train(duration="4 steps", batch_size=12, checkpoint_every="2 steps")
-    return dataclasses.replace(experiment(), task=task, data=Cameras(), train=train)
+    return experiments.load("mixstyle/market_resnet50").experiment(tiny=True)

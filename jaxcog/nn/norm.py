@@ -1,4 +1,4 @@
-"""Batch normalisation with PyTorch's semantics: official checkpoints and curves carry over."""
+"""Normalisations with PyTorch's semantics: official checkpoints and curves carry over."""
 
 from __future__ import annotations
 
@@ -65,6 +65,30 @@ class BatchNorm(nn.Module):
         y = (x32 - mean) * factor
         if self.use_bias:
             y = y + self.param("bias", self.bias_init, shape, jnp.float32)
+        return y.astype(x.dtype if self.dtype is None else self.dtype)
+
+
+class InstanceNorm(nn.Module):
+    """Each channel of each sample over its positions: [N, ..., C] -> the same shape.
+
+    Biased variance, learned `scale` and `bias`, no running statistics, as PyTorch's InstanceNorm
+    with affine=True. Statistics are float32 whatever the activations.
+
+    Attributes: as of BatchNorm.
+    """
+
+    eps: float = 1e-5
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape, x32 = (x.shape[-1],), at_least_float32(x)
+        axes = tuple(range(1, x.ndim - 1))
+        mean = jnp.mean(x32, axes, keepdims=True)
+        factor = jax.lax.rsqrt(jnp.var(x32, axes, keepdims=True) + self.eps)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        y = (x32 - mean) * (factor * scale) + bias
         return y.astype(x.dtype if self.dtype is None else self.dtype)
 
 

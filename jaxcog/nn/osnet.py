@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxcog.nn.conv_norm import depthwise
 from jaxcog.nn.initializers import kaiming_normal_fan_out
-from jaxcog.nn.norm import BatchNorm
+from jaxcog.nn.norm import BatchNorm, InstanceNorm
 from jaxcog.nn.precision import at_least_float32
 from jaxcog.nn.resnet import Between, conv, global_average_pool, max_pool
 
@@ -31,19 +31,26 @@ _GATE_REDUCTION = 16
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm, ReLU: [B, H, W, .] -> [B, H', W', features]."""
+    """Convolution without bias, norm, ReLU: [B, H, W, .] -> [B, H', W', features].
+
+    instance: an instance norm instead of a batch norm.
+    """
 
     features: int
     kernel: int = 1
     stride: int = 1
     relu: bool = True
+    instance: bool = False
     dtype: Any = jnp.float32
     axis_name: AxisName = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, norm_train: bool) -> jax.Array:
         x = conv(self.features, self.kernel, stride=self.stride, dtype=self.dtype, name="conv")(x)
-        x = BatchNorm(not norm_train, dtype=self.dtype, axis_name=self.axis_name, name="bn")(x)
+        if self.instance:
+            x = InstanceNorm(dtype=self.dtype, name="bn")(x)
+        else:
+            x = BatchNorm(not norm_train, dtype=self.dtype, axis_name=self.axis_name, name="bn")(x)
         return nn.relu(x) if self.relu else x
 
 
@@ -80,9 +87,13 @@ class ChannelGate(nn.Module):
 
 
 class OSBlock(nn.Module):
-    """Four streams of 1 to 4 light convolutions under one gate; result [B, H, W, features]."""
+    """Four streams of 1 to 4 light convolutions under one gate; result [B, H, W, features].
+
+    instance: an instance norm of the sum, before the last ReLU.
+    """
 
     features: int
+    instance: bool = False
     dtype: Any = jnp.float32
     axis_name: AxisName = None
 
@@ -102,7 +113,10 @@ class OSBlock(nn.Module):
         y = wide(name="conv3")(total, norm_train=norm_train)
         if x.shape[-1] != self.features:
             x = wide(name="downsample")(x, norm_train=norm_train)
-        return nn.relu(x + y)
+        x = x + y
+        if self.instance:
+            x = InstanceNorm(dtype=self.dtype, name="instance_norm")(x)
+        return nn.relu(x)
 
 
 class OSNet(nn.Module):
@@ -112,11 +126,13 @@ class OSNet(nn.Module):
 
     Attributes:
       width: 1, 0.75, 0.5 or 0.25.
+      instance_norm: OSNet-IBN: in place of conv1's batch norm, and in both blocks of conv2.
       dtype: of the arithmetic; parameters and statistics are float32.
       axis_name: see BatchNorm.
     """
 
     width: float = 1.0
+    instance_norm: bool = False
     dtype: Any = jnp.float32
     axis_name: AxisName = None
 
@@ -145,11 +161,15 @@ class OSNet(nn.Module):
         shared = {"dtype": self.dtype, "axis_name": self.axis_name}
         first, *channels = CHANNELS[self.width]
         layer = functools.partial(ConvNorm, **shared)
-        x = layer(first, 7, 2, name="conv1")(x.astype(self.dtype), norm_train=norm_train)
+        x = layer(first, 7, 2, instance=self.instance_norm, name="conv1")(
+            x.astype(self.dtype), norm_train=norm_train
+        )
         x = max_pool(x)
         for stage, features in zip(STAGES, channels, strict=True):
+            instance = self.instance_norm and stage == STAGES[0]
             for i in range(2):
-                x = OSBlock(features, name=f"{stage}_{i}", **shared)(x, norm_train=norm_train)
+                block = OSBlock(features, instance, name=f"{stage}_{i}", **shared)
+                x = block(x, norm_train=norm_train)
             if stage != STAGES[-1]:
                 x = layer(features, name=f"{stage}_2")(x, norm_train=norm_train)
                 x = _halved(x)

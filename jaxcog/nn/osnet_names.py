@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from jaxcog.interop.names import Ignore, Layout, Rename, batch_norm, linear
+from jaxcog.interop.names import Ignore, Layout, Rename, batch_norm, layer_norm, linear
 
 _POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
 
 
 def osnet_rules(torch_prefix: str = "", our_prefix: str = "") -> tuple[Rename | Ignore, ...]:
-    """Rules for one OSNet of any width.
+    """Rules for one OSNet of any width, with or without instance norms.
 
     Args:
       torch_prefix: what stands before "conv1.conv.weight" in the file, with its dot ("module.").
@@ -26,6 +26,7 @@ def osnet_rules(torch_prefix: str = "", our_prefix: str = "") -> tuple[Rename | 
         *_light(block + "conv2a", our_block + "conv2a_0"),
         *_light(light, our_light),
         *linear(block + r"gate\.(fc\d)", our_block + r"gate/\3", _POINTWISE),
+        *layer_norm(block + "IN", our_block + "instance_norm"),
     )
 
 

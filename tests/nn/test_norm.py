@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxcog.nn.norm import BatchNorm
+from jaxcog.nn.norm import BatchNorm, InstanceNorm
 
 EPS = 1e-5
 
@@ -46,6 +48,18 @@ def test_normalises_with_biased_and_keeps_unbiased_variance():
     np.testing.assert_allclose(
         stats["var"], 0.9 * old["var"] + 0.1 * rows.var(0, ddof=1), rtol=1e-5
     )
+
+
+def test_instance_norm_is_blind_to_shift_and_scale_of_each_sample():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2, 4, 5, 3)).astype(np.float32)
+    params = {"scale": jnp.array([1.0, 2, 3]), "bias": jnp.array([0.0, 1, -1])}
+    norm = jax.jit(functools.partial(InstanceNorm().apply, {"params": params}))
+    y = norm(x)
+    np.testing.assert_allclose(np.mean(y, (1, 2)), [[0, 1, -1]] * 2, atol=1e-5)
+    np.testing.assert_allclose(np.std(y, (1, 2)), [[1, 2, 3]] * 2, rtol=1e-3)
+    moved = x * np.array([2, 5])[:, None, None, None] + np.arange(3, dtype=np.float32)
+    np.testing.assert_allclose(norm(moved), y, atol=1e-4)
 
 
 def test_evaluation_uses_and_keeps_the_running_statistics():

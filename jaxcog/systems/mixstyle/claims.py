@@ -25,6 +25,7 @@ CLAIMS = (
         config="mixstyle/digits_semi",
         variants={"FixMatch": {"task.mixstyle.p": 0.0}, "FixMatch with MixStyle": {}},
         cells={f"target {name}": {"data.target": name} for name in ("b", "d")},
+        common={"train.batch_size": 24},
         seeds=6,
         metrics=("accuracy",),
         requirements=(Margin("FixMatch with MixStyle", "FixMatch", "accuracy", 3.0),),

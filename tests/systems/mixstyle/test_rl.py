@@ -234,6 +234,7 @@ def test_the_actions_are_those_of_the_policy():
     [
         ({"mixstyle": dataclasses.replace(STAGE, after=("sequence2",))}, "last stage"),
         ({"mixstyle": dataclasses.replace(STAGE, mix="crossdomain")}, "no domains"),
+        ({"mixstyle": dataclasses.replace(STAGE, kind="distribution")}, "mixes statistics only"),
         ({"workers": 0}, "task.workers=0"),
         ({"samples": 0}, "task.samples=0"),
         ({"gamma": 1.5}, "task.gamma=1.5"),

@@ -18,7 +18,9 @@ from jaxcog.nn.precision import at_least_float32
 from jaxcog.systems.mixstyle import ops
 from jaxcog.systems.mixstyle.model import SmallCNN
 
-_OSNETS = {f"osnet_x{str(width).replace('.', '_')}": width for width in osnet.CHANNELS}
+_OSNETS = {
+    f"osnet_x{str(width).replace('.', '_')}": {"width": width} for width in osnet.CHANNELS
+} | {"osnet_ibn_x1_0": {"instance_norm": True}}
 _RESNETS = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
 _TOY = {"cnn_toy": (16, 16, 32)}
 NETWORKS = (*_OSNETS, *_RESNETS, *_TOY)
@@ -57,7 +59,7 @@ class _Embedder(nn.Module):
         spec = self.spec
         shared = {"dtype": spec.dtype, "axis_name": axis_name}
         if spec.network in _OSNETS:
-            backbone = osnet.OSNet(_OSNETS[spec.network], name="backbone", **shared)
+            backbone = osnet.OSNet(**_OSNETS[spec.network], name="backbone", **shared)
         elif spec.network in _RESNETS:
             backbone = resnet.ResNet(
                 _RESNETS[spec.network], spec.last_stride, name="backbone", **shared

@@ -75,6 +75,11 @@ class Play:
             raise ConfigError(
                 f'task.mixstyle.mix="{self.mixstyle.mix}": frames have no domains; use "random"'
             )
+        if self.mixstyle.kind != "moments":
+            raise ConfigError(
+                f'task.mixstyle.kind="{self.mixstyle.kind}": the policy mixes statistics only; use '
+                '"moments" (EFDMix is for classification and re-identification)'
+            )
         if self.shuffle not in ("worker", "environment"):
             raise ConfigError(f'task.shuffle="{self.shuffle}": "worker" or "environment"')
         for name in ("workers", "epochs", "minibatches", "hidden"):

@@ -24,7 +24,8 @@ def zeros(tree):
 
 
 @pytest.mark.parametrize(
-    ("network", "total"), [("resnet50", 24_558_144), ("osnet_x1_0", 2_169_508)]
+    ("network", "total"),
+    [("resnet50", 24_558_144), ("osnet_x1_0", 2_169_508), ("osnet_ibn_x1_0", 2_170_532)],
 )
 def test_parameter_counts_are_the_official_ones(network, total):
     params = dict(variables(network)["params"])
@@ -32,7 +33,7 @@ def test_parameter_counts_are_the_official_ones(network, total):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == total
 
 
-@pytest.mark.parametrize("network", ["resnet50", "osnet_x1_0", "osnet_x0_25"])
+@pytest.mark.parametrize("network", ["resnet50", "osnet_x1_0", "osnet_x0_25", "osnet_ibn_x1_0"])
 def test_names_lead_to_torch_and_back(network):
     tree = zeros(variables(network))
     names = tables_of(network)[0]
@@ -48,6 +49,14 @@ def test_official_key_names():
     assert tensors["conv3.1.conv2d.3.conv1.weight"].shape == (96, 96, 1, 1)
     assert tensors["conv2.0.gate.fc1.weight"].shape == (4, 64, 1, 1)
     assert {"conv3.2.0.conv.weight", "conv5.bn.running_var", "fc.1.weight"} <= set(tensors)
+
+
+def test_osnet_ibn_has_instance_norms_first_and_in_conv2():
+    tensors = tables_of("osnet_ibn_x1_0")[0].to_torch(zeros(variables("osnet_ibn_x1_0")))
+    assert "conv1.bn.weight" in tensors
+    assert "conv1.bn.running_mean" not in tensors
+    norms = [key for key in tensors if ".IN." in key]
+    assert norms == [f"conv2.{i}.IN.{name}" for i in (0, 1) for name in ("bias", "weight")]
 
 
 def test_imagenet_files_of_osnet_fill_all_but_the_classifier():
