@@ -7,7 +7,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -323,7 +323,7 @@ def _evaluation_rate(program: Program, splits: Splits, repeats: int) -> Evaluati
     )
 
 
-def _numbered(held: Sequence[LocalBatch], steps: int) -> Iterator[LocalBatch]:
+def _numbered(held: Sequence[LocalBatch], steps: int) -> Generator[LocalBatch, None, None]:
     for step, batch in enumerate(islice(cycle(held), steps)):
         yield dataclasses.replace(batch, step=step)
 

@@ -171,7 +171,8 @@ def _with_settings(experiment: Any, flags: list[str], prog: str) -> Any:
 
     from jaxcog.config import Experiment
 
-    kind = Experiment[type(experiment.task), type(experiment.data)]
+    generic: Any = Experiment  # its parameters are known only now
+    kind = generic[type(experiment.task), type(experiment.data)]
     return tyro.cli(kind, default=experiment, args=flags, prog=prog) if flags else experiment
 
 

@@ -69,6 +69,8 @@ def load(name: str) -> Entry:
         )
     path = config_root() / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"jaxcog_config.{name.replace('/', '.')}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path}: Python cannot load it")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     summary = (module.__doc__ or "").strip().splitlines()[0]

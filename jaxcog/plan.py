@@ -108,8 +108,8 @@ def plan(experiment: Experiment, topology_name: str, *, name: str | None = None)
     slice_ = topology.parse(topology_name)
     name = name or experiment.system
     if not topology.can_compile():
-        mesh = sharding.abstract_mesh(experiment.mesh, slice_.chips)
-        return abstract_plan(assemble(experiment, experiment.data.describe(), mesh), slice_, name)
+        shape = sharding.abstract_mesh(experiment.mesh, slice_.chips)
+        return abstract_plan(assemble(experiment, experiment.data.describe(), shape), slice_, name)
     mesh = sharding.make_mesh(experiment.mesh, topology.devices(slice_))
     return compiled_plan(assemble(experiment, experiment.data.describe(), mesh), slice_, name)
 

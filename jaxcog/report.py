@@ -182,8 +182,12 @@ def markdown(table: Table) -> str:
 
 
 def _json(table: Table) -> str:
-    value = {"title": table.title, "header": list(table.header), "note": table.note}
-    value["rows"] = [[_plain(cell) for cell in row] for row in table.rows]
+    value = {
+        "title": table.title,
+        "header": list(table.header),
+        "note": table.note,
+        "rows": [[_plain(cell) for cell in row] for row in table.rows],
+    }
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 

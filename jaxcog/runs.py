@@ -109,10 +109,10 @@ def restore(
     Raises:
       CheckpointError, DataError, ConfigError: see the message.
     """
-    found, step = checkpoint.resolve(path)
+    found, newest = checkpoint.resolve(path)
     workdir = Path(found)
-    if Path(path).name != str(step):  # a run, not one step: a damaged newest one is passed over
-        step = None
+    # Of a run, and not of one step, a damaged newest checkpoint is passed over.
+    step = newest if Path(path).name == str(newest) else None
     name, experiment = read_experiment(workdir)
     if change is not None:
         experiment = change(experiment)
@@ -153,7 +153,9 @@ def described(experiment: Experiment, meta: Mapping[str, Any]) -> Any:
 
 
 def evaluate(restored: Restored) -> dict[str, float]:
-    """The paper's metrics of a restored run."""
+    """The paper's metrics of a run that was restored with its data."""
+    if restored.splits is None:
+        raise ValueError("evaluate: restore the run with its data")
     return evaluation.evaluate(restored.program, restored.state, restored.splits)[0]
 
 
@@ -229,7 +231,7 @@ def import_torch(
 
     state = jax.tree_util.tree_map_with_path(pick, state, program.state_shardings)
     claim(out, name, experiment)
-    meta = {
+    meta: dict[str, Any] = {
         "step": 0,
         "elapsed": 0.0,
         "finished": True,

@@ -31,6 +31,12 @@ State = dict[str, Any]
 """A run: {"step": int32 scalar, "params": ..., "opt": ..., and by name whatever else changes
 ("batch_stats", "ema", "queue", ...)}. A pytree of arrays; all of it is in every checkpoint."""
 
+
+def judged(state: State) -> Any:
+    """The parameters that are evaluated: their running average, where the run keeps one."""
+    return state["ema"] if "ema" in state else state["params"]
+
+
 Batch = Mapping[str, Any]
 """Arrays with the global batch as first axis, by name (one level deeper for named streams).
 Evaluation batches also have "mask" [B] bool, False for the rows that only pad the last batch."""

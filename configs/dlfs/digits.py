@@ -17,7 +17,7 @@ NEEDS = "nothing: the digits ship with scikit-learn"
 
 
 def experiment() -> Experiment:
-    constant = {"schedule": Schedule()}
+    constant = Schedule()
     return Experiment(
         system="dlfs",
         task=Synthesis(
@@ -36,8 +36,8 @@ def experiment() -> Experiment:
             discriminator_layers=2,
             remat=False,
             objective=Objective(weights=Weights(shape=0.0, adult=()), ema=0.99, ema_warmup=20.0),
-            generator_optimizer=dataclasses.replace(adam("generator"), **constant),
-            discriminator_optimizer=dataclasses.replace(adam("discriminator"), **constant),
+            generator_optimizer=dataclasses.replace(adam("generator"), schedule=constant),
+            discriminator_optimizer=dataclasses.replace(adam("discriminator"), schedule=constant),
         ),
         data=DigitAges(),
         train=Train(

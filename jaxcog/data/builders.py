@@ -15,7 +15,7 @@ from jaxcog.data.datasets import (
     person_tables,
     reid,
     segmentation_episodes,
-    temporal,
+    temporal_recipes,
 )
 from jaxcog.data.prepared import ROOT, PrepareReport, Recipe, write
 from jaxcog.errors import DataError
@@ -32,7 +32,7 @@ DATASETS: dict[str, Recipe] = {
         person_tables,
         reid,
         segmentation_episodes,
-        temporal,
+        temporal_recipes,
     )
     for recipe in module.RECIPES
 }

@@ -172,8 +172,9 @@ def _merges(path: Path) -> list[tuple[str, str]]:
             f"{path}: cannot be read as CLIP's byte-pair vocabulary ({error}); name the file "
             "bpe_simple_vocab_16e6.txt.gz"
         ) from error
-    merges = [tuple(line.split()) for line in lines[1 : 1 + _MERGES]]
-    if len(merges) != _MERGES or any(len(pair) != 2 for pair in merges):
+    pairs = [line.split() for line in lines[1 : 1 + _MERGES]]
+    merges = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
+    if len(merges) != _MERGES:
         raise DataError(
             f"{path}: {len(merges)} merges instead of {_MERGES} pairs: this is not CLIP's "
             "bpe_simple_vocab_16e6.txt.gz"

@@ -87,6 +87,7 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
     """(field number, content) of a message; varints as int, 4-byte numbers as bytes."""
     at = 0
+    content: int | bytes
     while at < len(data):
         tag, at = _read_varint(data, at)
         number, wire = tag >> 3, tag & 7

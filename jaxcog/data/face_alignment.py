@@ -71,7 +71,7 @@ def _shrunk(
     factor = int(np.floor(width / size / 2))
     if factor <= 1:
         return picture, quad, width
-    smaller = tuple(int(np.rint(side / factor)) for side in picture.size)
+    smaller = (int(np.rint(picture.width / factor)), int(np.rint(picture.height / factor)))
     return picture.resize(smaller, Image.Resampling.LANCZOS), quad / factor, width / factor
 
 
@@ -104,9 +104,10 @@ def _padded(picture: Image.Image, quad: np.ndarray, width: float) -> tuple[Image
     if needed.max() <= border - 4:
         return picture, quad
     pad = np.maximum(needed, int(np.rint(0.3 * width)))
-    pixels = np.float32(np.asarray(picture))
+    pixels = np.asarray(picture, np.float32)
     pixels = np.pad(pixels, ((pad[1], pad[3]), (pad[0], pad[2]), (0, 0)), "reflect")
-    rows, columns = (np.arange(n, dtype=np.float32) for n in pixels.shape[:2])
+    rows = np.arange(pixels.shape[0], dtype=np.float32)
+    columns = np.arange(pixels.shape[1], dtype=np.float32)
     across = np.minimum(columns / pad[0], (len(columns) - 1 - columns) / pad[2])
     down = np.minimum(rows / pad[1], (len(rows) - 1 - rows) / pad[3])
     depth = np.maximum(1 - across[None, :], 1 - down[:, None])[..., None]

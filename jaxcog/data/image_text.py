@@ -163,8 +163,9 @@ def _layout(path: Path) -> Callable[[Path, int], Iterator[Any]] | None:
 def _list_shard(
     listing: Listing, number: int, shard: Path, filter: RowFilter, seen: set[bytes]
 ) -> None:
-    read = _layout(shard)
-    total, bad, texts_seen = 0, Counter(), 0
+    read = _layout(shard) or _record_rows
+    total, texts_seen = 0, 0
+    bad: Counter[str] = Counter()
     for row in read(shard, number):
         total += 1
         if isinstance(row, str):
@@ -226,7 +227,8 @@ def _tar_rows(shard: Path, number: int) -> Iterator[Row | str]:
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
-                if not member.isfile():
+                content = archive.extractfile(member) if member.isfile() else None
+                if content is None:
                     continue
                 if member.offset_data + member.size > size:
                     raise _cut(shard, f"{member.name} ends behind the end of the file")
@@ -239,7 +241,7 @@ def _tar_rows(shard: Path, number: int) -> Iterator[Row | str]:
                 if suffix in IMAGE_SUFFIXES:
                     members["image"] = (member.offset_data, member.size)
                 elif suffix in ("txt", "json"):
-                    members[suffix] = archive.extractfile(member).read()
+                    members[suffix] = content.read()
             end = archive.offset
     except tarfile.TarError as error:
         raise _cut(shard, error) from error
@@ -307,12 +309,12 @@ def _record_rows(shard: Path, number: int) -> Iterator[Row | str]:
         try:
             example = decode_example(_read_record(reader, shard, index))
             texts = [
-                (name.removeprefix("text/"), value.decode())
+                (name.removeprefix("text/"), _text(value))
                 for name, values in example.items()
                 if name == "text" or name.startswith("text/")
                 for value in values
             ]
-            key = example.get("key", [str(index).encode()])[0].decode()
+            key = _text(example.get("key", [str(index).encode()])[0])
         except BadRecord:
             yield "records that are no Example"
             continue
@@ -320,6 +322,12 @@ def _record_rows(shard: Path, number: int) -> Iterator[Row | str]:
             yield "texts that are not UTF-8 or JSON"
             continue
         yield Row(key, number, index, tuple(texts))
+
+
+def _text(value: bytes | int | float) -> str:
+    if not isinstance(value, bytes):
+        raise BadRecord(f"a text is the number {value}")
+    return value.decode()
 
 
 def _open_records(shard: str) -> Any:

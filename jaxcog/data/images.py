@@ -132,8 +132,8 @@ def normalise(
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> np.ndarray:
     """uint8 [..., C] -> float32, (image / 255 - mean) / std."""
-    mean, std = np.float32(mean), np.float32(std)
-    return image * (1 / (255 * std)) - mean / std
+    offset, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    return image * (1 / (255 * scale)) - offset / scale
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -39,10 +39,11 @@ def usable_images(
     Returns bool [N] and bool [N, len(class_ids)].
     """
     enough = np.asarray(pixels)[:, list(class_ids)] >= min_pixels
-    return enough.any(axis=1), enough
+    return np.any(enough, axis=1), enough
 
 
-class Episode(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Episode:
     """Rows of a query and its supports, and the position of their class in the class list."""
 
     query: int
@@ -183,7 +184,7 @@ class TrainEpisodes:
     """A Source of training episodes: one for each kept query, drawn anew at each visit."""
 
     index: EpisodeIndex
-    files: Sequence[Any]
+    files: Sequence[Any] | np.ndarray
 
     def __len__(self) -> int:
         return len(self.index.queries)
@@ -204,7 +205,7 @@ class EvalEpisodes:
     """
 
     index: EpisodeIndex
-    files: Sequence[Any]
+    files: Sequence[Any] | np.ndarray
     episodes: int
     runs: int
 
@@ -257,7 +258,9 @@ class EpisodeTransform:
         asked = self._read(episode.query, value)
         query, query_mask = square(*asked)
         pairs = [square(*self._read(int(row), value)) for row in episode.supports]
-        numbers = {name: np.int32(record[name]) for name in ("episode", "run") if name in record}
+        numbers: Record = {
+            name: np.int32(record[name]) for name in ("episode", "run") if name in record
+        }
         if self.original and "episode" in record:
             numbers |= original_labels(asked[1], self.size, self.original)
         return {
@@ -290,7 +293,7 @@ def original_labels(labels: np.ndarray, size: int, side: int) -> Record:
     return {
         "original_mask": canvas,
         "original_size": np.array(labels.shape, np.int32),
-        "content": np.array(fitted(*labels.shape, size), np.int32),
+        "content": np.array(fitted(labels.shape[0], labels.shape[1], size), np.int32),
     }
 
 
@@ -319,9 +322,10 @@ def square_example(
 
     Raises BadRecord where image and labels do not belong together.
     """
-    for axis in (1, 0) if random is not None else ():
-        if random.random() < 0.5:
-            image, labels = np.flip(image, axis), np.flip(labels, axis)
+    if random is not None:
+        for axis in (1, 0):
+            if random.random() < 0.5:
+                image, labels = np.flip(image, axis), np.flip(labels, axis)
     try:
         canvas, squared = resize_pad_square(image, labels, size)
     except DataError as error:

@@ -6,11 +6,12 @@ each uniform. So classes are balanced whatever their sizes, and a resumed run se
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-from jaxcog.data.types import Record, Source
+from jaxcog.data.types import Gathered, Record, Source
 from jaxcog.errors import DataError
 
 
@@ -40,8 +41,8 @@ class PairSource:
         self.rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
         self.size = size
         self.seed = seed
-        if hasattr(source, "take"):
-            self.take = self._take
+        if isinstance(source, Gathered):
+            self.take = functools.partial(self._take, source)
 
     def __len__(self) -> int:
         return self.size
@@ -56,9 +57,9 @@ class PairSource:
         first, second = (self.source[int(row)] for row in self.draw(index))
         return {name: (first[name], second[name]) for name in first}
 
-    def _take(self, indices: np.ndarray) -> Record:
+    def _take(self, source: Gathered, indices: np.ndarray) -> Record:
         rows = np.stack([self.draw(int(index)) for index in indices])
-        taken = self.source.take(rows.ravel())
+        taken = source.take(rows.ravel())
         return {
             name: value.reshape(len(rows), 2, *value.shape[1:]) for name, value in taken.items()
         }

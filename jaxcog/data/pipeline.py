@@ -10,24 +10,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
 
-from jaxcog.data.samplers import Recent, Uniform
-from jaxcog.data.types import (
-    BadRecord,
-    Experience,
-    Record,
-    Sampler,
-    Splits,
-    Stream,
-)
+from jaxcog.data.feeds import Feed, Loader, Once, crc
+from jaxcog.data.samplers import Uniform
+from jaxcog.data.types import Experience, Sampler, Splits, Stream
 from jaxcog.errors import CheckpointError, DataError
 
 VERSION = 1
@@ -36,12 +29,13 @@ VERSION = 1
 SINGLE = "train"
 """Name of the stream where a dataset has only one; it seeds that stream's generators."""
 
-_CANDIDATES = 64
 _INLINE_BYTES = 1 << 20
 
 OnBad = Callable[[str, str], None]
 Train = Splits | Stream | Mapping[str, Stream] | Experience
 Rows = np.ndarray | slice | None
+Elements = Generator[dict[str, Any], None, None]
+"""What `Loader.batch` makes, batch by batch."""
 
 
 class Named(Protocol):
@@ -87,7 +81,7 @@ def train_batches(
     corrupt_limit: int = 0,
     prefetch: int = 2,
     on_bad: OnBad | None = None,
-) -> Iterator[LocalBatch]:
+) -> Generator[LocalBatch, None, None]:
     """Batches of the updates start_step, ..., stop_step - 1.
 
     Record i of update s draws from a generator seeded by (seed, stream, s * batch + i); a
@@ -111,7 +105,7 @@ def train_batches(
         a worker process that died.
     """
     feeds = [
-        _Feed(
+        Feed(
             name=name,
             stream=stream,
             sampler=make_sampler(name, stream, batch_size=batch_size, seed=seed),
@@ -120,7 +114,7 @@ def train_batches(
         )
         for name, stream in _named(train).items()
     ]
-    loader = _Loader(feeds, nested=not isinstance(_streams(train), Stream))
+    loader = Loader(feeds, nested=not isinstance(_streams(train), Stream))
     tally = _Tally(corrupt_limit, on_bad)
     return _batches(loader, tally, range(start_step, stop_step), workers, prefetch)
 
@@ -135,7 +129,7 @@ def eval_batches(
     prefetch: int = 2,
     on_bad: OnBad | None = None,
     name: str = "eval",
-) -> Iterator[LocalBatch]:
+) -> Generator[LocalBatch, None, None]:
     """Every record once, in order. arrays["mask"] (bool [rows]) is False on rows that only fill up.
 
     The last batch is filled with copies of the last record. An undecodable record is replaced by
@@ -143,18 +137,23 @@ def eval_batches(
     """
     if len(stream.source) == 0:
         raise DataError(f'evaluation split "{name}" is empty: prepare the data again')
-    sampler = _Once(len(stream.source), batch_size)
-    feed = _Feed(
-        name, stream, sampler, seed=0, rows=_stream_rows(rows, name, batch_size, 1), once=True
+    sampler = Once(len(stream.source), batch_size)
+    feed = Feed(
+        name,
+        stream,
+        sampler,
+        seed=0,
+        rows=_stream_rows(rows, name, batch_size, 1),
+        once=len(stream.source),
     )
     tally = _Tally(corrupt_limit, on_bad)
     steps = range(sampler.steps_per_epoch)
-    return _batches(_Loader([feed], nested=False), tally, steps, workers, prefetch)
+    return _batches(Loader([feed], nested=False), tally, steps, workers, prefetch)
 
 
 def make_sampler(name: str, stream: Stream, *, batch_size: int, seed: int) -> Sampler:
     """The stream's sampler for a global batch. Raises DataError naming the stream."""
-    seed = int(np.random.SeedSequence([seed, _crc(name)]).generate_state(1, np.uint64)[0])
+    seed = int(np.random.SeedSequence([seed, crc(name)]).generate_state(1, np.uint64)[0])
     try:
         make = stream.sampler or Uniform
         return make(len(stream.source), batch_size * stream.batch_share, seed)
@@ -205,159 +204,6 @@ def check_fingerprint(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Once:
-    """In order, once; the last batch repeats the last record."""
-
-    num_examples: int
-    batch_size: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-self.num_examples // self.batch_size)
-
-    def indices(self, step: int) -> np.ndarray:
-        first = step * self.batch_size
-        return np.minimum(np.arange(first, first + self.batch_size), self.num_examples - 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Loaded:
-    """One record with its index, and the undecodable ones (name, reason) met on the way to it."""
-
-    record: Record
-    index: int
-    bad: tuple[tuple[str, str], ...] = ()
-
-
-class _Feed:
-    """One stream of a run: turns (step, row) into records, and records into this process's rows."""
-
-    def __init__(
-        self,
-        name: str,
-        stream: Stream,
-        sampler: Sampler,
-        seed: int,
-        rows: np.ndarray | None,
-        once: bool = False,
-    ):
-        self.name = name
-        self.stream = stream
-        self.sampler = sampler
-        self.rows = rows
-        self.once = once
-        self.in_memory = stream.transform is None and hasattr(stream.source, "take")
-        self._seed = [seed, _crc(name)]
-        self._indices = Recent(sampler.indices, size=8)
-        # A batch transform must draw the same whatever the rows, so it gets the whole batch.
-        self.load_rows = rows
-        if rows is None or stream.batch_transform is not None:
-            self.load_rows = np.arange(len(sampler.indices(0)))
-
-    @property
-    def count(self) -> int:
-        """Records to load one by one for a batch."""
-        return 0 if self.in_memory else len(self.load_rows)
-
-    def load(self, step: int, place: int) -> _Loaded:
-        """The record for row `load_rows[place]` of batch `step`, or its stand-in."""
-        indices = self._indices(step)
-        row = int(self.load_rows[place])
-        position = step * len(indices) + row
-        bad = []
-        for index in self._candidates(int(indices[row]), position):
-            try:
-                record = self.stream.source[index]
-                if self.stream.transform is not None:
-                    random = np.random.default_rng([*self._seed, position])
-                    record = self.stream.transform(record, random)
-                return _Loaded(record, index, tuple(bad))
-            except BadRecord as error:
-                bad.append((self.stream.source.name_of(index), str(error)))
-        raise DataError(
-            f'stream "{self.name}": {len(bad)} records in a row cannot be decoded, the first being '
-            f"{bad[0][0]} ({bad[0][1]}); the data is damaged: prepare it again"
-        )
-
-    def _candidates(self, index: int, position: int) -> Iterator[int]:
-        yield index
-        substitutes = getattr(self.sampler, "substitutes", None)
-        pool = np.arange(len(self.stream.source)) if substitutes is None else substitutes(index)
-        pool = pool[pool != index]
-        random = np.random.default_rng([*self._seed, position, 2])
-        yield from map(int, random.permutation(pool)[:_CANDIDATES])
-
-    def gather(self, step: int) -> tuple[Record, np.ndarray]:
-        """Arrays and indices of this process's rows, straight from memory."""
-        indices = self.sampler.indices(step)
-        if self.rows is not None and self.stream.batch_transform is None:
-            indices = indices[self.rows]
-        arrays = self.stream.source.take(indices)
-        return self._finish(step, arrays, indices)
-
-    def stack(self, step: int, loaded: list[_Loaded]) -> tuple[Record, np.ndarray]:
-        """The same from records loaded one by one."""
-        arrays = {name: np.stack([one.record[name] for one in loaded]) for name in loaded[0].record}
-        arrays, indices = self._finish(step, arrays, np.array([one.index for one in loaded]))
-        if self.once:
-            own = loaded if self.stream.batch_transform is None else self._own(loaded)
-            arrays["mask"] &= np.array([not one.bad for one in own])
-        return arrays, indices
-
-    def _own(self, loaded: list[_Loaded]) -> list[_Loaded]:
-        return loaded if self.rows is None else [loaded[row] for row in self.rows]
-
-    def _finish(self, step: int, arrays: Record, indices: np.ndarray) -> tuple[Record, np.ndarray]:
-        if self.stream.batch_transform is not None:
-            random = np.random.default_rng([*self._seed, step, 1])
-            arrays = self.stream.batch_transform(arrays, random)
-            if self.rows is not None:
-                arrays = {name: value[self.rows] for name, value in arrays.items()}
-                indices = indices[self.rows]
-        if self.once:
-            size = len(self._indices(step))
-            positions = step * size + (np.arange(size) if self.rows is None else self.rows)
-            arrays = {**arrays, "mask": positions < self.sampler.num_examples}
-        return arrays, indices
-
-
-class _Loader:
-    """All streams of a run behind one numbering of records, for grain; picklable for workers."""
-
-    def __init__(self, feeds: list[_Feed], nested: bool):
-        self.feeds = feeds
-        self.nested = nested
-        self.count = sum(feed.count for feed in feeds)
-
-    def load(self, position: int) -> tuple[int, _Loaded]:
-        """Record `position` of the run, counted over this process's records only."""
-        step, place = divmod(position, self.count)
-        for feed in self.feeds:
-            if place < feed.count:
-                return step, feed.load(step, place)
-            place -= feed.count
-        raise IndexError(position)
-
-    def collate(self, elements: list[tuple[int, _Loaded]]) -> dict[str, Any]:
-        """One batch from its records, in order."""
-        return self.batch(elements[0][0], [loaded for _, loaded in elements])
-
-    def batch(self, step: int, loaded: list[_Loaded] | None = None) -> dict[str, Any]:
-        """{"arrays", "indices", "bad"}: what a worker sends back."""
-        loaded = loaded or []
-        arrays, indices, first = {}, {}, 0
-        for feed in self.feeds:
-            if feed.in_memory:
-                arrays[feed.name], indices[feed.name] = feed.gather(step)
-            else:
-                own = loaded[first : first + feed.count]
-                first += feed.count
-                arrays[feed.name], indices[feed.name] = feed.stack(step, own)
-        bad = [one for item in loaded for one in item.bad]
-        return {"arrays": arrays, "indices": indices, "bad": bad}
-
-
 class _Tally:
     """Counts different undecodable records and ends the run past the limit."""
 
@@ -390,8 +236,8 @@ class _Tally:
 
 
 def _batches(
-    loader: _Loader, tally: _Tally, steps: range, workers: int, prefetch: int
-) -> Iterator[LocalBatch]:
+    loader: Loader, tally: _Tally, steps: range, workers: int, prefetch: int
+) -> Generator[LocalBatch, None, None]:
     if not steps:
         return
     sources = {feed.name: feed.stream.source for feed in loader.feeds}
@@ -408,7 +254,9 @@ def _batches(
             yield LocalBatch(arrays, step, element["indices"], sources)
 
 
-def _from_memory(loader: _Loader, steps: range, prefetch: int) -> Iterator[dict[str, Any]]:
+def _from_memory(
+    loader: Loader, steps: range, prefetch: int
+) -> Generator[dict[str, Any], None, None]:
     """Gathered in this thread when a batch is small, since handing it over would cost more."""
     remaining = iter(steps)
     for step in remaining:
@@ -433,9 +281,7 @@ def _from_memory(loader: _Loader, steps: range, prefetch: int) -> Iterator[dict[
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _from_grain(
-    loader: _Loader, steps: range, workers: int, prefetch: int
-) -> Iterator[dict[str, Any]]:
+def _from_grain(loader: Loader, steps: range, workers: int, prefetch: int) -> Elements:
     import grain
 
     workers = min(workers, len(steps))
@@ -483,11 +329,9 @@ def _streams(train: Train) -> Stream | Mapping[str, Stream] | Experience:
 
 def _named(train: Train) -> dict[str, Stream]:
     streams = _streams(train)
+    if isinstance(streams, Experience):
+        raise TypeError("an Experience has no stream: its batches are played, see training")
     return {SINGLE: streams} if isinstance(streams, Stream) else dict(streams)
-
-
-def _crc(name: str) -> int:
-    return zlib.crc32(name.encode())
 
 
 def _stream_rows(

@@ -13,9 +13,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from jaxcog.data import images
 from jaxcog.data.types import BadRecord, Record
@@ -36,6 +37,10 @@ class Entry:
     record: Mapping[str, Any]
 
 
+Feature = Literal["image"] | tuple[tuple[int, ...], DTypeLike]
+"""What a record holds under one name: an image, or an array of (shape, dtype)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Listing:
     """What was found in a raw folder.
@@ -48,7 +53,7 @@ class Listing:
     """
 
     splits: Mapping[str, Iterable[Entry]]
-    features: Mapping[str, str | tuple[tuple[int, ...], Any]]
+    features: Mapping[str, Feature]
     metadata: Mapping[str, Any]
     skipped: Sequence[str] = ()
 
@@ -136,7 +141,7 @@ class _Writer:
 
     def records(self, split: str) -> Iterable[tuple[int, dict[str, Any]]]:
         for entry in self.listing.splits[split]:
-            record = {
+            record: Record = {
                 name: value
                 if self.listing.features[name] == "image"
                 else np.asarray(value, self.listing.features[name][1])
@@ -159,8 +164,10 @@ class _Writer:
     def counts(self) -> dict[str, int]:
         return {split: len(files) for split, files in self.files.items()}
 
-    def index(self) -> dict[str, np.ndarray]:
-        arrays = {f"{split}/file": np.array(files) for split, files in self.files.items()}
+    def index(self) -> dict[str, Any]:
+        arrays: dict[str, Any] = {
+            f"{split}/file": np.array(files) for split, files in self.files.items()
+        }
         for split, columns in self.columns.items():
             for name, column in columns.items():
                 arrays[f"{split}/{name}"] = np.array(column, self.listing.features[name][1])
@@ -180,33 +187,35 @@ def _checked(image: Path | bytes) -> bytes:
 def _make_builder(recipe: Recipe, listing: Listing, writer: _Writer, out: Path) -> Any:
     import tensorflow_datasets as tfds
 
-    def feature(kind: str | tuple[tuple[int, ...], Any]) -> Any:
+    def feature(kind: Feature) -> Any:
         if kind == "image":
             return tfds.features.Image(shape=(None, None, 3))
         return tfds.features.Tensor(shape=kind[0], dtype=kind[1])
 
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name = recipe.name
-        VERSION = tfds.core.Version(recipe.version)
-        # Else TFDS looks there for checksums, with a package that it does not install.
-        code_path = None
+    with tfds.core.registered.skip_registration():
 
-        def _info(self) -> Any:
-            features = {name: feature(kind) for name, kind in listing.features.items()}
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description=recipe.title,
-                features=tfds.features.FeaturesDict({**features, "file": tfds.features.Text()}),
-                # Retrieval breaks ties by the order of the lists, so that order is kept.
-                disable_shuffling=True,
-                metadata=tfds.core.MetadataDict(listing.metadata),
-            )
+        class Builder(tfds.core.GeneratorBasedBuilder):
+            name = recipe.name
+            VERSION = tfds.core.Version(recipe.version)
+            # Else TFDS looks there for checksums, with a package that it does not install.
+            code_path = None
 
-        def _split_generators(self, _: Any) -> Any:
-            return {split: self._generate_examples(split) for split in listing.splits}
+            def _info(self) -> Any:
+                features = {name: feature(kind) for name, kind in listing.features.items()}
+                return tfds.core.DatasetInfo(
+                    builder=self,
+                    description=recipe.title,
+                    features=tfds.features.FeaturesDict({**features, "file": tfds.features.Text()}),
+                    # Retrieval breaks ties by the order of the lists, so that order is kept.
+                    disable_shuffling=True,
+                    metadata=tfds.core.MetadataDict(listing.metadata),
+                )
 
-        def _generate_examples(self, split: str) -> Any:
-            yield from writer.records(split)
+            def _split_generators(self, _: Any) -> Any:
+                return {split: self._generate_examples(split) for split in listing.splits}
+
+            def _generate_examples(self, split: str) -> Any:
+                yield from writer.records(split)
 
     return Builder(data_dir=str(out), file_format="array_record")
 

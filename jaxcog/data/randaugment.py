@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -68,7 +69,7 @@ def apply_op(image: np.ndarray, name: str, magnitude: float) -> np.ndarray:
         case "Rotate":
             picture = picture.rotate(magnitude)
         case "Solarize":
-            picture = ImageOps.solarize(picture, magnitude)
+            picture = ImageOps.solarize(picture, math.ceil(magnitude))
         case _:
             raise ValueError(f'apply_op: "{name}" is none of {", ".join(FIXMATCH_OPS)}')
     return np.asarray(picture)

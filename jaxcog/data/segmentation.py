@@ -227,8 +227,9 @@ class EvalTransform:
             columns = (np.arange(size[1]) / fit).astype(int)
             label = label[rows[:, None], columns]
             image = images.resize(image, *size)
-        whole = {"scale": 1.0, "crop": self.canvas, "offset": (0, 0), "mirror": False}
-        return scale_crop_mirror(image, label, **whole)
+        return scale_crop_mirror(
+            image, label, scale=1.0, crop=self.canvas, offset=(0, 0), mirror=False
+        )
 
 
 def _decoded(record: Record, table: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -33,6 +33,15 @@ class Source(Protocol):
     def name_of(self, index: int) -> str: ...
 
 
+@runtime_checkable
+class Gathered(Source, Protocol):
+    """A source in memory, which hands over a whole batch at once."""
+
+    def take(self, indices: np.ndarray) -> Record:
+        """Records `indices`, stacked."""
+        ...
+
+
 class BadRecord(Exception):
     """A record that cannot be used: an undecodable image, a truncated file, an empty text."""
 
@@ -40,7 +49,8 @@ class BadRecord(Exception):
 class Sampler(Protocol):
     """Which records make up each batch: a function of the step, so that nothing is ever stored."""
 
-    steps_per_epoch: int
+    @property
+    def steps_per_epoch(self) -> int: ...
 
     def indices(self, step: int) -> np.ndarray:
         """int64 [batch]: the records of the global batch of update `step` (0-based)."""
@@ -160,7 +170,9 @@ class Splits:
     rebuilt: Callable[[np.ndarray], Splits] | None = None
 
     def epoch_source(self) -> Stream:
-        """The stream whose sampler says how many steps an epoch has."""
+        """The stream whose sampler says how many steps an epoch has. An Experience has none."""
+        if isinstance(self.train, Experience):
+            raise TypeError("an Experience has no stream: an epoch is one update")
         if isinstance(self.train, Stream):
             return self.train
         return self.train[self.epoch_stream or next(iter(self.train))]

@@ -128,7 +128,9 @@ class Rename:
     def torch_key(self, part: int, path: str) -> str | None:
         """The key whose `part`-th target is `path`; None where there is none."""
         inverse = _inverse(self.torch, self.targets[part])
-        match = None if inverse is None else inverse[0].fullmatch(path)
+        if inverse is None:
+            return None
+        match = inverse[0].fullmatch(path)
         if match is None:
             return None
         key = "".join(
@@ -328,9 +330,9 @@ class NameTable:
         found: dict[str, Rename] = {}
         for path in paths:
             for rule in renames:
-                keys = [rule.torch_key(part, path) for part in range(len(rule.targets))]
+                candidates = (rule.torch_key(part, path) for part in range(len(rule.targets)))
                 # A key whose first matching rule is another one would not come back here.
-                keys = [key for key in keys if key is not None and self.rule(key) == rule]
+                keys = [key for key in candidates if key is not None and self.rule(key) == rule]
                 if keys:
                     found[keys[0]] = rule
                     break

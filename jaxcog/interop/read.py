@@ -11,7 +11,7 @@ import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -212,7 +212,7 @@ def _identified(identifier: Any) -> tuple[np.dtype, str, int]:
     return dtype, str(key), int(numel)
 
 
-def _read_pickles(file: BinaryIO, size: int) -> Any:
+def _read_pickles(file: io.BufferedIOBase, size: int) -> Any:
     """PyTorch's format before 1.6: four pickles, then raw storages; or one plain pickle."""
     first = RestrictedUnpickler(file).load()
     if not isinstance(first, int) or first != _LEGACY_MAGIC:

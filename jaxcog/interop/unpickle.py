@@ -10,10 +10,11 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import io
 import math
 import pickle
 from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -134,13 +135,13 @@ class _DType:
         dtype = np.dtype(self.name)
         if dtype.kind not in "biufcSU":
             raise CheckpointError(f"a NumPy array of {dtype} is no tensor")
-        return dtype.newbyteorder(self.order) if self.order in "<>" else dtype
+        return np.dtype(self.order + dtype.str[1:]) if self.order in ("<", ">") else dtype
 
 
 class _JoblibArray:
     """An array of a joblib file, whose numbers follow its description in the same file."""
 
-    file: BinaryIO
+    file: io.BufferedIOBase
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         dtype, shape = state["dtype"].value(), tuple(state["shape"])
@@ -159,7 +160,7 @@ class _JoblibArray:
 class _Exact:
     """A file of which a pickle's reader takes no byte more than it needs (it has no `peek`)."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: io.BufferedIOBase) -> None:
         self.read, self.readline, self.readinto = file.read, file.readline, file.readinto
 
 
@@ -168,7 +169,9 @@ def _numpy_scalar(dtype: _DType, data: bytes | str) -> Any:
     return np.frombuffer(raw, dtype.value())[0]
 
 
-def _numpy_buffer(data: Any, dtype: _DType, shape: Any, order: str) -> np.ndarray:
+def _numpy_buffer(
+    data: Any, dtype: _DType, shape: Any, order: Literal["A", "C", "F"]
+) -> np.ndarray:
     return np.array(np.frombuffer(bytes(data), dtype.value()).reshape(shape, order=order))
 
 
@@ -197,7 +200,7 @@ def _dictionary(*arguments: Any) -> dict[Any, Any]:
     return dict(arguments[-1]) if arguments and arguments[-1] else {}
 
 
-def _admitted(file: BinaryIO) -> dict[tuple[str, str], Any]:
+def _admitted(file: io.BufferedIOBase) -> dict[tuple[str, str], Any]:
     """(module, name) -> what stands in for it.
 
     Made anew for each file: a pickle can set attributes on what it was given, and nothing that it
@@ -226,14 +229,14 @@ def _admitted(file: BinaryIO) -> dict[tuple[str, str], Any]:
         ("numpy", "ndarray"): "ndarray",
         ("numpy", "dtype"): _DType,
     }
-    for kind in ("int", "double", "bool", "tensor"):
-        table["torch.jit._pickle", f"build_{kind}list"] = list
+    for element in ("int", "double", "bool", "tensor"):
+        table["torch.jit._pickle", f"build_{element}list"] = list
     for core in ("numpy.core", "numpy._core"):
         table[f"{core}.multiarray", "_reconstruct"] = lambda *_: _Array()
         table[f"{core}.multiarray", "scalar"] = _numpy_scalar
         table[f"{core}.numeric", "_frombuffer"] = _numpy_buffer
-    for name, kind in (("set", set), ("frozenset", frozenset), ("complex", complex)):
-        table["builtins", name] = kind
+    for kind in (set, frozenset, complex):
+        table["builtins", kind.__name__] = kind
     for name in ("int", "float", "list", "dict", "str", "bool"):
         table["builtins", name] = name  # only ever the factory of a defaultdict
     for name, dtype in _DTYPES.items():
@@ -257,7 +260,7 @@ class RestrictedUnpickler(pickle.Unpickler):
 
     def __init__(
         self,
-        file: BinaryIO,
+        file: io.BufferedIOBase,
         storage: Callable[[Any], Storage] | None = None,
         *,
         scripted: bool = False,

@@ -65,7 +65,7 @@ def blockwise_logsumexp(
         top, total = carry
         scores = scale * _products(query, item[0])
         counted = item[1]
-        if key_ids is not None:
+        if query_ids is not None:
             counted = counted & (query_ids[:, None] != item[2])
         scores = jnp.where(counted, scores, _FLOOR)
         # The maximum only keeps the exponentials in range; no gradient passes through it.

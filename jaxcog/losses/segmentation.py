@@ -136,7 +136,9 @@ def weighted_mean(
     return total / jnp.where(count > 0, count, 1)
 
 
-def kth_smallest(values: jax.Array, k: jax.Array | int, axis_name: AxisName | None = None):
+def kth_smallest(
+    values: jax.Array, k: jax.Array | int, axis_name: AxisName | None = None
+) -> jax.Array:
     """The k-th smallest (k from 1) of float32 values >= 0, exactly, without sorting.
 
     The bits of such floats grow with their value, so 31 counts find it; counting splits over

@@ -177,8 +177,10 @@ class _Protocol:
             raise ValueError("rank: give the cameras of both, queries and gallery, or of neither")
         gallery_ids = np.asarray(gallery_ids)
         order = np.argsort(gallery_ids, kind="stable")
-        cameras = [None if c is None else np.asarray(c) for c in (query_cameras, gallery_cameras)]
-        return cls(np.asarray(query_ids), *cameras, order, gallery_ids[order])
+        ours, theirs = (
+            None if c is None else np.asarray(c) for c in (query_cameras, gallery_cameras)
+        )
+        return cls(np.asarray(query_ids), ours, theirs, order, gallery_ids[order])
 
     def check(self, shape: tuple[int, int]) -> None:
         sizes = {
@@ -200,7 +202,7 @@ class _Protocol:
             for side in ("left", "right")
         )
         rows = self.order[low:high]
-        if self.gallery_cameras is None:
+        if self.gallery_cameras is None or self.query_cameras is None:
             return rows, rows[:0]
         same = self.gallery_cameras[rows] == self.query_cameras[query]
         return rows[~same], rows[same]
@@ -250,7 +252,7 @@ def _blocks(
         yield first, _distances(ours, extra, theirs, other)
 
 
-def _prepared(features: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray | float]:
+def _prepared(features: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray | np.float32]:
     """(factors [N, D], what is added) such that a distance is added + added' - factor . factor'."""
     features = np.asarray(features, np.float32)
     if metric == "cosine":

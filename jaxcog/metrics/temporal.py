@@ -144,8 +144,8 @@ def detection_map(
     ap = np.zeros((len(limits), len(classes)))
     for column, label in enumerate(classes):
         truth = ground_truth.select(ground_truth.label == label)
-        guesses = predictions.select(predictions.label == label)
-        guesses = guesses.select(np.argsort(-guesses.scores, kind="stable"))
+        own = np.flatnonzero(predictions.label == label)
+        guesses = predictions.select(own[np.argsort(-predictions.scores[own], kind="stable")])
         hits = _true_positives(truth, guesses, limits)
         found = np.cumsum(hits, axis=1, dtype=np.float64)
         ranks = np.arange(1, len(guesses) + 1)

@@ -96,7 +96,9 @@ class QueryAttention(nn.Module):
         total = self.heads * width
         out = self.param("out", nn.initializers.glorot_normal(), (total, dim), jnp.float32)
         bias = self.param("out_bias", torch_default_bias(total), (dim,), jnp.float32)
-        if train and masks is None:
+        if not train:
+            masks = None
+        elif masks is None:
             masks = self._draw((query.shape[0], self.heads, query.shape[1], memory.shape[1]), dim)
 
         # Rounding here would drown the small differences of a nearly even attention.
@@ -104,12 +106,12 @@ class QueryAttention(nn.Module):
             asked = jnp.einsum("bnd,dhe,che->bhnc", query, q / math.sqrt(width), k)
             weights = jax.nn.softmax(jnp.einsum("bhnc,bmc->bhnm", asked, memory), axis=-1)
             kept = weights
-            if train:
+            if masks is not None:
                 kept = jnp.where(masks.attention, weights / (1 - self.attention_dropout), 0)
             mean = jnp.einsum("bhnm,bmc->bhnc", kept, memory)
             heads = jnp.einsum("bhnc,che->bnhe", mean, v)
             y = heads.reshape(*query.shape[:2], total) @ out + bias
-        if train:
+        if masks is not None:
             y = jnp.where(masks.output, y / (1 - self.dropout), 0)
         norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="norm")
         return Attended(norm(y + query), weights)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcog.nn.forward import forward
 from jaxcog.nn.transformer import LayerConfig, LayerNorm, init_layers, run_layers
 
 Params = Any
@@ -67,7 +68,7 @@ def embed(
     words = jnp.take(tables["word"], ids, axis=0)
     words = jnp.where((ids == config.pad_id)[..., None], jax.lax.stop_gradient(words), words)
     x = words + tables["position"][: ids.shape[1]] + tables["type"][0]
-    x = LayerNorm(config.eps, dtype).apply({"params": tables["norm"]}, x)
+    x = forward(LayerNorm(config.eps, dtype), tables["norm"], x)
     if key is None or not config.dropout:
         return x
     keep = jax.random.bernoulli(key, 1 - config.dropout, x.shape)

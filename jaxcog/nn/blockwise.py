@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ def _products(query: jax.Array, key: jax.Array, scale: float) -> jax.Array:
 
 def _zero(*arrays: jax.Array) -> jax.Array:
     """0 that varies over devices where the arrays do, which shard_map asks of a loop's carry."""
-    return sum(jnp.sum(x[:, :0]) for x in arrays)
+    return functools.reduce(jnp.add, [jnp.sum(x[:, :0]) for x in arrays])
 
 
 def _blocks(x: jax.Array, block: int) -> jax.Array:
@@ -75,7 +76,7 @@ def _forward(
     block = min(block, m)
     keys, values = _blocks(key, block), _blocks(value, block)
 
-    def step(carry, item):
+    def step(carry: Any, item: Any) -> tuple[Any, None]:
         top, total, out = carry
         index, k, v = item
         scores = _masked(_products(query, k, scale), index, m, block)
@@ -98,12 +99,16 @@ def _forward(
     return (out / total[..., None]).astype(value.dtype), top + jnp.log(total)
 
 
-def _vjp_forward(query, key, value, scale, block):
+def _vjp_forward(
+    query: jax.Array, key: jax.Array, value: jax.Array, scale: float, block: int
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     out, log_total = _forward(query, key, value, scale, block)
     return out, (query, key, value, out, log_total)
 
 
-def _vjp_backward(scale, block, saved, cotangent):
+def _vjp_backward(
+    scale: float, block: int, saved: tuple[jax.Array, ...], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     query, key, value, out, log_total = saved
     m = key.shape[1]
     block = min(block, m)
@@ -113,7 +118,7 @@ def _vjp_backward(scale, block, saved, cotangent):
     correction = jnp.sum(cotangent * at_least_float32(out), axis=-1)
     query32 = at_least_float32(query)
 
-    def step(d_query, item):
+    def step(d_query: jax.Array, item: Any) -> tuple[jax.Array, Any]:
         index, k, v = item
         scores = _masked(_products(query, k, scale), index, m, block)
         weights = jnp.exp(scores - log_total[..., None])

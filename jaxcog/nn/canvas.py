@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 import numpy as np
 
 from jaxcog.errors import DataError
@@ -54,6 +56,16 @@ def resize_nearest(label: np.ndarray, height: int, width: int) -> np.ndarray:
     return label[rows[:, None], columns]
 
 
+@overload
+def resize_pad_square(image: np.ndarray, mask: None, size: int) -> tuple[np.ndarray, None]: ...
+
+
+@overload
+def resize_pad_square(
+    image: np.ndarray, mask: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]: ...
+
+
 def resize_pad_square(
     image: np.ndarray, mask: np.ndarray | None, size: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -74,7 +86,7 @@ def resize_pad_square(
             f"an image of {image.shape[0]} x {image.shape[1]} with a mask of {mask.shape[0]} x "
             f"{mask.shape[1]} (height x width): they must have one size; is it another image's?"
         )
-    height, width = fitted(*image.shape[:2], size)
+    height, width = fitted(image.shape[0], image.shape[1], size)
     canvas = np.zeros((size, size, image.shape[2]), np.float32)
     canvas[:height, :width] = resize_linear(image, height, width)
     if mask is None:

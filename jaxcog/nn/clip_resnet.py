@@ -115,8 +115,8 @@ class AttentionPool2d(nn.Module):
         size = channels // self.heads
         kernels, biases = {}, {}
         for name in ("q_proj", "k_proj", "v_proj", "c_proj"):
-            out = self.output_dim if name == "c_proj" else channels
-            kernels[name], biases[name] = _Affine(channels, out, name=name)()
+            features = self.output_dim if name == "c_proj" else channels
+            kernels[name], biases[name] = _Affine(channels, features, name=name)()
         per_head = {
             name: kernels[name].astype(self.dtype).reshape(channels, self.heads, size)
             for name in ("q_proj", "k_proj", "v_proj")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -74,14 +75,14 @@ def depthwise(
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     size = kernel.shape[0]
     height, width = ((n - dilation * (size - 1) - 1) // stride + 1 for n in x.shape[1:3])
-    total: jax.Array | float = 0.0
+    parts = []
     for i in range(size):
         for j in range(size):
             top, left = i * dilation, j * dilation
             rows = slice(top, top + (height - 1) * stride + 1, stride)
             columns = slice(left, left + (width - 1) * stride + 1, stride)
-            total = total + x[:, rows, columns] * kernel[i, j, 0]
-    return total
+            parts.append(x[:, rows, columns] * kernel[i, j, 0])
+    return functools.reduce(jnp.add, parts)
 
 
 class ConvNorm(nn.Module):

@@ -164,15 +164,15 @@ class BiGRUEncoder(nn.Module):
         Raises:
           ValueError: a table where words are learned, or none where they are not.
         """
-        if (table is None) == (self.vocabulary is None):
-            raise ValueError("BiGRUEncoder: needs either a table of word vectors or a vocabulary")
         length = jnp.clip(length, 1, words.shape[1])
-        if table is None:
+        if self.vocabulary is not None and table is None:
             x = _WordEmbedding(self.vocabulary, self.embedding, name="embed")(words)
-        else:
+        elif self.vocabulary is None and table is not None:
             x = jax.lax.stop_gradient(table)[words]
             if x.shape[-1] != self.embedding:
                 x = nn.Dense(self.embedding, dtype=self.dtype, name="embed")(x)
+        else:
+            raise ValueError("BiGRUEncoder: needs either a table of word vectors or a vocabulary")
         states = BiGRU(self.hidden, self.layers, self.dtype, name="gru")(x, length)
         self.sow("intermediates", "states", states)
         return max_over_time(at_least_float32(states), length, self.pool_floor)

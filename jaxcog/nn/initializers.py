@@ -20,6 +20,16 @@ torch_default_kernel: Initializer = nn.initializers.variance_scaling(1 / 3, "fan
 """Default of PyTorch's linear and convolution layers: uniform in +-1/sqrt(fan_in)."""
 
 
+def zeros(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """All 0; `key` is not used."""
+    return jnp.zeros(shape, dtype)
+
+
+def ones(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """All 1; `key` is not used."""
+    return jnp.ones(shape, dtype)
+
+
 def torch_default_bias(fan_in: int) -> Initializer:
     """Default bias of PyTorch's linear and convolution layers: uniform in +-1/sqrt(fan_in)."""
     bound = 1 / math.sqrt(fan_in)

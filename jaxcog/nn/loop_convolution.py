@@ -7,7 +7,9 @@ import jax
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, padding: str | tuple[tuple[int, int], ...]):
+def _convolve(
+    x: jax.Array, kernel: jax.Array, padding: str | tuple[tuple[int, int], ...]
+) -> jax.Array:
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS)
 
 

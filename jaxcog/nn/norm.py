@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcog.nn.initializers import Initializer
+from jaxcog.nn.initializers import Initializer, ones, zeros
 from jaxcog.nn.precision import at_least_float32
 
 
@@ -37,8 +37,8 @@ class BatchNorm(nn.Module):
     dtype: Any = None
     use_scale: bool = True
     use_bias: bool = True
-    scale_init: Initializer = nn.initializers.ones
-    bias_init: Initializer = nn.initializers.zeros
+    scale_init: Initializer = ones
+    bias_init: Initializer = zeros
     axis_name: str | tuple[str, ...] | None = None
 
     @nn.compact

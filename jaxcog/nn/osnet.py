@@ -99,7 +99,7 @@ class OSBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, norm_train: bool) -> jax.Array:
-        shared = {"dtype": self.dtype, "axis_name": self.axis_name}
+        shared: dict[str, Any] = {"dtype": self.dtype, "axis_name": self.axis_name}
         middle = self.features // 4
         narrow = ConvNorm(middle, name="conv1", **shared)(x, norm_train=norm_train)
         gate = ChannelGate(middle, self.dtype, name="gate")
@@ -158,10 +158,9 @@ class OSNet(nn.Module):
         if self.width not in CHANNELS:
             raise ValueError(f"OSNet width {self.width}: one of {', '.join(map(str, CHANNELS))}")
         norm_train = train if norm_train is None else norm_train
-        shared = {"dtype": self.dtype, "axis_name": self.axis_name}
+        shared: dict[str, Any] = {"dtype": self.dtype, "axis_name": self.axis_name}
         first, *channels = CHANNELS[self.width]
-        layer = functools.partial(ConvNorm, **shared)
-        x = layer(first, 7, 2, instance=self.instance_norm, name="conv1")(
+        x = ConvNorm(first, 7, 2, instance=self.instance_norm, name="conv1", **shared)(
             x.astype(self.dtype), norm_train=norm_train
         )
         x = max_pool(x)
@@ -171,11 +170,11 @@ class OSNet(nn.Module):
                 block = OSBlock(features, instance, name=f"{stage}_{i}", **shared)
                 x = block(x, norm_train=norm_train)
             if stage != STAGES[-1]:
-                x = layer(features, name=f"{stage}_2")(x, norm_train=norm_train)
+                x = ConvNorm(features, name=f"{stage}_2", **shared)(x, norm_train=norm_train)
                 x = _halved(x)
             if between is not None:
                 x = between(stage, x)
-        x = layer(channels[-1], name="conv5")(x, norm_train=norm_train)
+        x = ConvNorm(channels[-1], name="conv5", **shared)(x, norm_train=norm_train)
         return global_average_pool(x) if pool else x
 
 

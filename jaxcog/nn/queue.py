@@ -114,7 +114,7 @@ def of_other_identities(
     return jnp.all(queue_ids[:, None] != everyone[None, :], axis=1)
 
 
-def momentum_update(average: Any, params: Any, momentum: float) -> Any:
+def momentum_update(average: Any, params: Any, momentum: float | jax.Array) -> Any:
     """momentum * average + (1 - momentum) * params, leaf by leaf, in float32 (or wider).
 
     In half precision the small step (1 - momentum) * difference would be lost.

@@ -6,6 +6,8 @@ how to split it over devices, none of which holds for a gather.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,8 @@ import numpy as np
 
 from jaxcog.nn.precision import at_least_float32
 
-Size = tuple[int, int]
+Size = Sequence[int]
+"""(height, width)."""
 
 
 def align_corners_matrix(out_size: int, in_size: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcog.nn.forward import forward
 from jaxcog.nn.initializers import Initializer, torch_default_bias, torch_default_kernel
 from jaxcog.nn.layers import fold_layers, layer_keys
 from jaxcog.nn.precision import at_least_float32
@@ -123,7 +124,7 @@ def _layer(module: PostNormLayer) -> Any:
     @jax.jit
     def apply(x: jax.Array, mask: Any, params: Params, key: Any) -> jax.Array:
         rngs = None if key is None else {"dropout": key}
-        return module.apply({"params": params}, x, mask, train=rngs is not None, rngs=rngs)
+        return forward(module, params, x, mask, train=rngs is not None, rngs=rngs)
 
     return apply
 

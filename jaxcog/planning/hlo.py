@@ -113,6 +113,14 @@ def parse(text: str) -> Module:
     return Module(computations, entry)
 
 
+def attribute(pattern: str, instruction: Instruction) -> re.Match[str]:
+    """Where an instruction's attributes match. Raises ValueError where they do not."""
+    found = re.search(pattern, instruction.attributes)
+    if found is None:
+        raise ValueError(f"{instruction.opcode} without {pattern}: {instruction.attributes}")
+    return found
+
+
 def dot_flops(computation: Computation, instruction: Instruction) -> int:
     """FLOPs of a `dot` or `convolution`; 0 for every other instruction."""
     if instruction.opcode == "dot":
@@ -123,8 +131,9 @@ def dot_flops(computation: Computation, instruction: Instruction) -> int:
     if instruction.opcode != "convolution":
         return 0
     lhs, rhs = (operand.dims for operand in computation.operands(instruction))
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
-    lhs_labels, rhs_labels, out_labels = labels.groups()
+    lhs_labels, rhs_labels, out_labels = attribute(
+        r"dim_labels=(\w+)_(\w+)->(\w+)", instruction
+    ).groups()
     out = instruction.dims
     spatial = sorted(label for label in out_labels if label.isdigit())
     window = _window(instruction.attributes, len(spatial))

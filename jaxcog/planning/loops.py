@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
-from jaxcog.planning.hlo import Computation, Instruction, Module
+from jaxcog.planning.hlo import Computation, Instruction, Module, attribute
 
 # Counters are scalars; following arrays too would cost time that grows with the program's square.
 _SCALAR_OR_TUPLE = re.compile(r"\(|\w+\[\]")
@@ -114,12 +114,12 @@ def _value(module: Module, computation: Computation, name: str, arguments: list[
         return [operand(index) for index in range(len(instruction.operands))]
     if opcode == "get-tuple-element":
         whole = operand(0)
-        index = int(re.search(r"index=(\d+)", instruction.attributes)[1])
+        index = int(attribute(r"index=(\d+)", instruction)[1])
         return whole[index] if isinstance(whole, list) and index < len(whole) else None
     if opcode in ("add", "subtract"):
         return _sum(operand(0), operand(1), 1 if opcode == "add" else -1)
     if opcode == "compare":
-        direction = re.search(r"direction=(\w+)", instruction.attributes)[1]
+        direction = attribute(r"direction=(\w+)", instruction)[1]
         return _Compared(operand(0), operand(1), direction)
     if opcode in ("fusion", "call"):
         inner = module.computations.get(

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import numpy as np
 
@@ -99,7 +100,7 @@ def format_column(values: Sequence[object], digits: int = 4) -> list[str]:
     ]
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[numbers.Real]:
     return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
 
 

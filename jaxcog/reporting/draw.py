@@ -89,12 +89,15 @@ def gif_bytes(frames: np.ndarray, frames_per_second: float, side: int, what: str
     return out.getvalue()
 
 
-def font(size: int) -> ImageFont.FreeTypeFont:
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def font(size: int) -> Font:
     """The font that comes with Pillow, so that a picture looks the same everywhere."""
     return ImageFont.load_default(size)
 
 
-def wrapped(text: str, face: ImageFont.FreeTypeFont, width: float, most: int = 3) -> list[str]:
+def wrapped(text: str, face: Font, width: float, most: int = 3) -> list[str]:
     """The text in at most `most` lines no wider than `width` pixels; an ellipsis ends a cut one."""
     lines: list[str] = []
     for word in text.split():
@@ -134,7 +137,9 @@ class Sheet:
             self.text(_MARGIN, line, size, color)
             self.y += round(size * 1.4)
 
-    def text(self, x: int, line: str, size: int, color: tuple[int, int, int], down=0) -> None:
+    def text(
+        self, x: int, line: str, size: int, color: tuple[int, int, int], down: int = 0
+    ) -> None:
         self._text.append((x, self.y + down, line, size, color))
 
     def image(self, x: int, image: Image.Image, border: str | None = None) -> None:
@@ -156,7 +161,9 @@ def contact_sheet(gallery: Gallery) -> Image.Image:
     """A gallery as one picture: rows under their labels, captions under the pictures."""
     most = max((len(pictures) for _, pictures in gallery.rows), default=1)
     side = round(side_for(most) * 1.25)
-    sizes = [shown_size(*p.rgb.shape[:2], side)[1] for _, row in gallery.rows for p in row]
+    sizes = [
+        shown_size(p.rgb.shape[0], p.rgb.shape[1], side)[1] for _, row in gallery.rows for p in row
+    ]
     widest = max(sizes, default=side) + _GAP
     needed = min(most * widest - _GAP, _SHEET_WIDTH) + 2 * _MARGIN
     sheet = Sheet(gallery.title, gallery.note, max(needed, 640))

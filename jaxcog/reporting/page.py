@@ -278,7 +278,7 @@ def _animation(figure: Animation) -> str:
     frames = np.asarray(figure.frames)
     what = f'animation "{figure.title}"'
     data = draw.gif_bytes(frames, figure.frames_per_second, _ANIMATION_SIDE, what)
-    height, width = draw.shown_size(*frames.shape[1:3], _ANIMATION_SIDE)
+    height, width = draw.shown_size(frames.shape[1], frames.shape[2], _ANIMATION_SIDE)
     still = draw.resized(draw.rgb_image(frames[0], what), height, width)
     alt = f"{figure.title}: {len(frames)} frames, moving"
     tag = _image_tag(data, "gif", alt, (width, height), "pixel")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -170,7 +170,9 @@ def _page(
     return page, pen, top
 
 
-def _column_name(page, pen, name: str, x: float, bottom: float, sideways: bool) -> None:
+def _column_name(
+    page: Image.Image, pen: ImageDraw.ImageDraw, name: str, x: float, bottom: float, sideways: bool
+) -> None:
     face = font(15)
     if not sideways:
         pen.text((x, bottom), name, SOFT, face, anchor="ms")
@@ -182,7 +184,11 @@ def _column_name(page, pen, name: str, x: float, bottom: float, sideways: bool) 
 
 
 def _chart(
-    figure: Lines | Histogram, names: Sequence[str], x: Scale, y: Scale, draw_data
+    figure: Lines | Histogram,
+    names: Sequence[str],
+    x: Scale,
+    y: Scale,
+    draw_data: Callable[[ImageDraw.ImageDraw, tuple[int, int]], None],
 ) -> Image.Image:
     legend, rows = _legend_places(names) if len(names) > 1 else ([], 0)
     height = rows * 26 + 10 + _PLOT_HEIGHT + 88
@@ -194,12 +200,12 @@ def _chart(
     top += rows * 26 + 10
     size = (_WIDTH - _LEFT - _MARGIN, _PLOT_HEIGHT)
     for value, label in y.ticks(5):
-        at = top + (1 - float(y.unit(value))) * size[1]
-        pen.line((_LEFT, at, _LEFT + size[0], at), fill=HAIR)
-        pen.text((_LEFT - 10, at), label, SOFT, font(16), anchor="rm")
+        height_of = top + (1 - float(y.unit(value))) * size[1]
+        pen.line((_LEFT, height_of, _LEFT + size[0], height_of), fill=HAIR)
+        pen.text((_LEFT - 10, height_of), label, SOFT, font(16), anchor="rm")
     for value, label in x.ticks(7):
-        at = _LEFT + float(x.unit(value)) * size[0]
-        pen.text((at, top + size[1] + 10), label, SOFT, font(16), anchor="mt")
+        place_of = _LEFT + float(x.unit(value)) * size[0]
+        pen.text((place_of, top + size[1] + 10), label, SOFT, font(16), anchor="mt")
     # On a copy of the page, not on a transparent layer: only so do translucent bars mix.
     layer = page.crop((_LEFT, top, _LEFT + size[0], top + size[1]))
     layer = layer.resize((size[0] * _SMOOTHER, size[1] * _SMOOTHER), Image.Resampling.NEAREST)

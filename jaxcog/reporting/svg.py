@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -40,7 +40,12 @@ LARGE = Frame(width=520, height=280, left=52, bottom=40)
 
 
 def line_chart(
-    title: str, curves: Sequence[Curve], *, x_label: str = "step", y_label: str = "", frame=SMALL
+    title: str,
+    curves: Sequence[Curve],
+    *,
+    x_label: str = "step",
+    y_label: str = "",
+    frame: Frame = SMALL,
 ) -> str:
     """An HTML block with a chart of `curves`: legend, SVG, and the values for hovering.
 
@@ -120,7 +125,7 @@ def _svg(frame: Frame, label: str, inside: str) -> str:
     )
 
 
-def _path(xs: Sequence[float], ys: Sequence[float]) -> str:
+def _path(xs: Iterable[float], ys: Iterable[float]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in zip(xs, ys, strict=True))
 
 

@@ -230,10 +230,11 @@ def resolve(path: PathLike, prefer: Literal["latest", "best"] = "latest") -> tup
     Raises:
       CheckpointError: there is none.
     """
-    path = _absolute(path)
-    if path.name.isdigit() and (path / ITEM).exists():
-        return (path.parent.parent if path.parent.name == FOLDER else path.parent), int(path.name)
-    folder = path if path.name == FOLDER else path / FOLDER
+    place = _absolute(path)
+    if place.name.isdigit() and (place / ITEM).exists():
+        above = place.parent
+        return (above.parent if above.name == FOLDER else above), int(place.name)
+    folder = place if place.name == FOLDER else place / FOLDER
     steps = _steps(folder)
     if not steps:
         raise CheckpointError(

@@ -13,6 +13,7 @@ import glob
 import importlib.util
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -97,7 +98,7 @@ def _explicit(environment: Mapping[str, str]) -> tuple[str, int, int]:
     return coordinator, count, index
 
 
-def _initialize(**arguments: object) -> None:
+def _initialize(**arguments: Any) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Its handler would take SIGTERM away from preemption.StopSignal, which also agrees on Ctrl-C.
     jax.config.update("jax_enable_preemption_service", False)

@@ -6,7 +6,7 @@ are chosen on the devices by the jitted `Task.act`; each process has the environ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ def rollouts(
     start_step: int,
     restart: int,
     current: Callable[[], State],
-) -> Iterator[LocalBatch]:
+) -> Generator[LocalBatch, None, None]:
     """This process's segments for the updates from `start_step` to the end of the run.
 
     Args:
@@ -52,7 +52,9 @@ def rollouts(
             player.environments.close()
 
 
-def episodes(program: Program, state: State, source: Experience) -> Iterator[LocalBatch]:
+def episodes(
+    program: Program, state: State, source: Experience
+) -> Generator[LocalBatch, None, None]:
     """`source.episodes` whole episodes: {"return" [B] float32, "length" [B] int32, "mask" [B]}.
 
     Each environment plays exactly one, so that short episodes count no more often than long ones.

@@ -93,6 +93,13 @@ def updates(
         yield batch.step + 1, state
 
 
+def _traced(profile: Profile, batches: start.Batches) -> start.Batches:
+    if not callable(batches):
+        return profile.starting_in(batches)
+    made = batches
+    return lambda newest: profile.starting_in(made(newest))
+
+
 def train(
     experiment: Experiment,
     workdir: Path,
@@ -115,7 +122,7 @@ def train(
     splits = experiment.data.load()
     program = start.assemble_for(experiment, splits, devices)
     claim(workdir, name, experiment)
-    better = "max" if program.task.higher_is_better else "min"
+    better: Literal["max", "min"] = "max" if program.task.higher_is_better else "min"
     checkpoints = Checkpoints(
         workdir / CHECKPOINTS,
         keep_last=experiment.train.keep_last,
@@ -198,7 +205,7 @@ class _Session:
         batches = start.batches(self.program, self.splits, self.step, self.reporter)
         key = self.program.root_key()
         if self.profile is not None:
-            batches = self.profile.starting_in(batches)
+            batches = _traced(self.profile, batches)
         for step, state in updates(self.program, self.state, batches, key, self.log, watchdog):
             self.step, self.state = step, state
             if self.profile is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from jaxcog.data.pipeline import LocalBatch
 from jaxcog.errors import ConfigError
 
 PROFILE_FOLDER = "profile"
@@ -33,7 +34,7 @@ class Profile:
             )
         return cls(int(first), int(last), workdir / PROFILE_FOLDER)
 
-    def starting_in(self, batches: Iterable[Any]) -> Iterator[Any]:
+    def starting_in(self, batches: Iterable[LocalBatch]) -> Generator[LocalBatch, None, None]:
         """`batches`, with the trace started before the first update's batch is handed over."""
         for batch in batches:
             if batch.step + 1 == self.first:

@@ -164,11 +164,12 @@ def assemble(
 
 
 def _act(task: Task, state_shardings: Any, mesh: Any) -> Any:
-    if task.act is None:
+    play = task.act
+    if play is None:
         return None
 
     def act(state: Any, observation: Any, key: jax.Array, count: Any, train: bool) -> Any:
-        return task.act(state, observation, rng.stream(key, "act", count), train)
+        return play(state, observation, rng.stream(key, "act", count), train)
 
     split, whole = sharding.batch_rows(mesh), sharding.replicated(mesh)
     return jax.jit(

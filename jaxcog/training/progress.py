@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 _REFRESH_SECONDS = 0.2
 _LINE_SECONDS = 15.0
@@ -47,7 +54,7 @@ class Terminal:
     def __init__(self, console: Console | None = None):
         self._console = console or Console(stderr=True)
         self._bar: Progress | None = None
-        self._task = None
+        self._task: TaskID | None = None
         self._last = 0.0
         self._total = 0
 
@@ -76,7 +83,7 @@ class Terminal:
             return
         self._last = now
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        if self._bar is not None:
+        if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, values=text)
         else:
             self.say(f"step {done}/{self._total}  {text}")

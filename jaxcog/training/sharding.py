@@ -178,6 +178,7 @@ def local_rows(sharding: jax.sharding.Sharding, shape: Sequence[int]) -> np.ndar
     ranges = {
         index[0].indices(shape[0])[:2]
         for index in sharding.addressable_devices_indices_map(tuple(shape)).values()
+        if index is not None
     }
     return np.unique(np.concatenate([np.arange(*bounds, dtype=np.int64) for bounds in ranges]))
 
@@ -206,7 +207,9 @@ def _place_one(
             f"array {local.shape}"
         )
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        if index is None:
+            return local
         start, stop, _ = index[0].indices(shape[0])
         first = int(np.searchsorted(rows, start))
         return local[(slice(first, first + stop - start), *index[1:])]

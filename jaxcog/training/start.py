@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -246,7 +246,8 @@ def _is_weight(name: str) -> bool:
 
 
 Batches = (
-    Iterator[pipeline.LocalBatch] | Callable[[Callable[[], State]], Iterator[pipeline.LocalBatch]]
+    Generator[pipeline.LocalBatch, None, None]
+    | Callable[[Callable[[], State]], Generator[pipeline.LocalBatch, None, None]]
 )
 """One batch an update; or, where a batch depends on the state before its update, a function that
 makes them, given a function that returns the newest state."""
@@ -255,8 +256,8 @@ makes them, given a function that returns the newest state."""
 def every(program: Program, duration: str) -> int:
     """Updates between two events of a run, at least one."""
     setting = program.setting
-    sizes = {"steps_per_epoch": setting.steps_per_epoch, "batch_size": setting.batch_size}
-    return max(steps(duration, **sizes), 1)
+    count = steps(duration, steps_per_epoch=setting.steps_per_epoch, batch_size=setting.batch_size)
+    return max(count, 1)
 
 
 def batches(program: Program, splits: Splits, start_step: int, reporter: Reporter) -> Batches:

@@ -44,7 +44,8 @@ def test_supports_are_other_images_of_a_class_that_the_query_has():
     index = EpisodeIndex.of(pixels(), IDS)
     random = np.random.default_rng(0)
     for _ in range(100):
-        query, supports, target = sample_episode(random, index, 3)
+        episode = sample_episode(random, index, 3)
+        query, supports, target = episode.query, episode.supports, episode.target
         assert query not in supports
         assert len(set(supports.tolist())) == 3
         assert set(supports) <= set(index.supports[target])

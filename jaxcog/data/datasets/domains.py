@@ -16,14 +16,23 @@ import jax
 import numpy as np
 
 from jaxcog.data import images
-from jaxcog.data.prepared import ROOT, Entry, Listing, Prepared, Recipe, Records, open_prepared
-from jaxcog.data.samplers import RandomDomain
+from jaxcog.data.prepared import (
+    ROOT,
+    Entry,
+    Feature,
+    Listing,
+    Prepared,
+    Recipe,
+    Records,
+    open_prepared,
+)
+from jaxcog.data.samplers import RandomDomain, SeqDomain
 from jaxcog.data.types import MakeSampler, Splits, Stream
 from jaxcog.errors import ConfigError, DataError
 from jaxcog.task import DataInfo
 
 _IMAGES = (".jpg", ".jpeg", ".png")
-FEATURES = {"image": "image", "label": ((), np.int32)}
+FEATURES: dict[str, Feature] = {"image": "image", "label": ((), np.int32)}
 _PACS_BROKEN = "sketch/dog/n02103406_4068-1.png"
 
 
@@ -167,7 +176,8 @@ class LeaveOneOut:
 
     target: the domain left out for testing.
     sources: the domains to train on; None: all others.
-    sampler: "uniform", or "domains": each batch consists of `domains_per_batch` equal blocks.
+    sampler: "uniform"; "domains": each batch consists of `domains_per_batch` equal blocks;
+      "every_domain": each batch has as many images of every domain.
     validation: also evaluate on the sources' validation parts, as "source".
     per_class: train on so many images of each class in each source domain, drawn by `split_seed`;
       None: on all.
@@ -177,7 +187,7 @@ class LeaveOneOut:
 
     target: str
     sources: tuple[str, ...] | None = None
-    sampler: Literal["uniform", "domains"] = "uniform"
+    sampler: Literal["uniform", "domains", "every_domain"] = "uniform"
     domains_per_batch: int = 2
     validation: bool = False
     per_class: int | None = None
@@ -300,9 +310,10 @@ class LeaveOneOut:
     def _sampler(self, records: Records) -> MakeSampler | None:
         if self.sampler == "uniform":
             return None
-        return functools.partial(
-            RandomDomain, domains=records.columns["domain"], per_batch=self.domains_per_batch
-        )
+        domains = records.columns["domain"]
+        if self.sampler == "every_domain":
+            return functools.partial(SeqDomain, domains=domains)
+        return functools.partial(RandomDomain, domains=domains, per_batch=self.domains_per_batch)
 
     def _info(self, examples: int, classes: tuple[str, ...]) -> DataInfo:
         number = jax.ShapeDtypeStruct((), np.int32)
@@ -328,7 +339,7 @@ class PACS(LeaveOneOut):
     name = "pacs"
     domains = ("art_painting", "cartoon", "photo", "sketch")
     parts = ("train", "crossval")
-    target_parts = ("train", "crossval")
+    target_parts: ClassVar[tuple[str, ...]] = ("train", "crossval")
     published: ClassVar[Mapping[str, int]] = {
         "art_painting": 1840,
         "cartoon": 2107,
@@ -347,7 +358,7 @@ class OfficeHome(LeaveOneOut):
     name = "office_home_dg"
     domains = ("art", "clipart", "product", "real_world")
     parts = ("train", "val")
-    target_parts = ("train", "val")
+    target_parts: ClassVar[tuple[str, ...]] = ("train", "val")
     published: ClassVar[Mapping[str, int]] = {
         "art": 2184,
         "clipart": 3929,
@@ -367,7 +378,7 @@ class DigitsDG(LeaveOneOut):
     name = "digits_dg"
     domains = ("mnist", "mnist_m", "svhn", "syn")
     parts = ("train", "val")
-    target_parts = ("train", "val")
+    target_parts: ClassVar[tuple[str, ...]] = ("train", "val")
     published: ClassVar[Mapping[str, int]] = dict.fromkeys(domains, 4800)
     classes = tuple(str(digit) for digit in range(10))
     augment = False
@@ -384,7 +395,7 @@ class VLCS(LeaveOneOut):
     name = "vlcs"
     domains = ("caltech", "labelme", "pascal", "sun")
     parts = ("train", "crossval")
-    target_parts = ("test",)
+    target_parts: ClassVar[tuple[str, ...]] = ("test",)
     published: ClassVar[Mapping[str, int]] = {
         "caltech": 991,
         "labelme": 1859,
@@ -404,7 +415,7 @@ class MiniDomainNet(LeaveOneOut):
     name = "mini_domain_net"
     domains = ("clipart", "painting", "real", "sketch")
     parts = ("train", "test")
-    target_parts = ("test",)
+    target_parts: ClassVar[tuple[str, ...]] = ("test",)
     published: ClassVar[Mapping[str, int]] = {
         "clipart": 13_000,
         "painting": 22_000,

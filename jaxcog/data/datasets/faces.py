@@ -19,7 +19,7 @@ from PIL import Image
 
 from jaxcog.data import images
 from jaxcog.data.pairs import Endless, PairSource, check_classes
-from jaxcog.data.prepared import ROOT, Entry, Listing, Recipe, open_prepared
+from jaxcog.data.prepared import ROOT, Entry, Feature, Listing, Recipe, open_prepared
 from jaxcog.data.segmentation import decode_label
 from jaxcog.data.types import BadRecord, Record, Splits, Stream
 from jaxcog.errors import ConfigError, DataError
@@ -167,7 +167,11 @@ def _read_ffhq(raw: Path) -> Listing:
     return Listing(splits, _FEATURES, {"class_names": list(AGE_GROUPS)}, tuple(skipped))
 
 
-_FEATURES = {"image": "image", "parsing": ((), np.object_), "label": ((), np.int32)}
+_FEATURES: dict[str, Feature] = {
+    "image": "image",
+    "parsing": ((), np.object_),
+    "label": ((), np.int32),
+}
 
 
 def _bytes(path: Path, name: str) -> bytes:

@@ -7,7 +7,6 @@ VisDA-17; splits, views and batches of MixStyle's journal version (IJCV 2023).
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import re
 from collections.abc import Mapping
@@ -27,7 +26,6 @@ from jaxcog.data.datasets.domains import (
     read_list,
 )
 from jaxcog.data.prepared import Entry, Listing, Prepared, Recipe, Records, open_prepared
-from jaxcog.data.samplers import SeqDomain
 from jaxcog.data.types import Splits, Stream
 from jaxcog.errors import DataError
 from jaxcog.task import DataInfo
@@ -75,11 +73,8 @@ class TwoStreams(LeaveOneOut):
     """Streams "labelled" and "unlabelled", each with records "weak" and "strong" (float32
     [S, S, 3] normalised, two views of the same image), "label" and "domain" int32. Unlabelled
     labels are there to measure with. Evaluation records have "image" instead of the views.
-
-    sampler: "uniform", or "every_domain": each batch has as many images of every domain.
     """
 
-    sampler: Literal["uniform", "every_domain"] = "uniform"
     epoch_stream: ClassVar[str] = "unlabelled"
 
     def views(self) -> images.Views:
@@ -95,10 +90,7 @@ class TwoStreams(LeaveOneOut):
 
     def stream(self, records: Records) -> Stream:
         """A training stream of some records."""
-        sampler = None
-        if self.sampler == "every_domain":
-            sampler = functools.partial(SeqDomain, domains=records.columns["domain"])
-        return Stream(records, transform=self.views(), sampler=sampler)
+        return Stream(records, transform=self.views(), sampler=self._sampler(records))
 
     def splits(self, prepared: Prepared, labelled: Records, unlabelled: Records) -> Splits:
         """All streams of a run."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcog.data import images
-from jaxcog.data.prepared import ROOT, Entry, Listing, Recipe, Records, open_prepared
+from jaxcog.data.prepared import ROOT, Entry, Feature, Listing, Recipe, Records, open_prepared
 from jaxcog.data.types import Splits, Stream
 from jaxcog.errors import CheckpointError, DataError
 from jaxcog.interop.read import read_object
@@ -42,7 +42,8 @@ def _read_lines(recipe: Recipe, path: Path) -> tuple[list[str], np.ndarray]:
     """Lines `<image path> <l_1> ... <l_C>`: (paths, int [N, C]); one column is a class index."""
     if not path.is_file():
         raise recipe.expected(f"{path} is missing")
-    names, rows = [], []
+    names: list[str] = []
+    rows: list[list[int]] = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         words = line.split()
         if not words:
@@ -98,14 +99,17 @@ def _read_lists(recipe: Recipe, raw: Path, single: bool) -> Listing:
     if (present == 0).any():
         raise recipe.expected(f"{raw / 'train.txt'}: class {int(np.argmin(present))} has no image")
     for split, (names, labels) in lists.items():
-        beyond = np.flatnonzero(labels[:, 0] >= len(present)) if width == 1 else ()
-        if len(beyond):
+        beyond = np.flatnonzero(labels[:, 0] >= len(present))
+        if width == 1 and len(beyond):
             raise recipe.expected(
                 f"{raw / _LISTS[split]}: {names[beyond[0]]} has the label {labels[beyond[0], 0]}, "
                 f"train.txt has the classes 0 to {len(present) - 1}"
             )
     shape = () if single or width == 1 else (width,)
-    features = {"image": "image", "label": (shape, np.uint8 if shape else np.int32)}
+    features: dict[str, Feature] = {
+        "image": "image",
+        "label": (shape, np.uint8 if shape else np.int32),
+    }
     names = [f"class {i}" for i in range(len(present))]
     return Listing(splits, features, {"class_names": names})
 
@@ -258,8 +262,8 @@ class CIFAR10(_Retrieval):
         train, query, database = cifar10_split(
             everything.columns["label"], protocol=self.protocol, seed=self.seed
         )
-        chosen = (everything.select(rows) for rows in (train, query, database))
-        return self._splits(*chosen, _CIFAR_CLASSES)
+        select = everything.select
+        return self._splits(select(train), select(query), select(database), _CIFAR_CLASSES)
 
     def train_transform(self) -> images.Views:
         """Resized, mirrored half of the time, a little jitter of brightness and contrast."""
@@ -328,13 +332,13 @@ def _cifar_entries(files: Sequence[Path], read: Any) -> Iterator[Entry]:
             yield Entry(f"{file.name}[{row}]", {"image": buffer.getvalue(), "label": int(label)})
 
 
-def _cifar_pickle(file: Path) -> tuple[np.ndarray, Sequence[int]]:
+def _cifar_pickle(file: Path) -> tuple[np.ndarray, Iterable[int]]:
     batch = read_object(file)
     batch = {k.decode() if isinstance(k, bytes) else k: v for k, v in batch.items()}
     return batch["data"], batch["labels"]
 
 
-def _cifar_binary(file: Path) -> tuple[np.ndarray, Sequence[int]]:
+def _cifar_binary(file: Path) -> tuple[np.ndarray, Iterable[int]]:
     rows = np.fromfile(file, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
     return rows[:, 1:], rows[:, 0]
 

@@ -136,21 +136,23 @@ class Landmarks:
         """The prepared descriptors, in memory. Raises DataError where they were not prepared."""
         learn = open_prepared("gldv2", self.root)
         target = learn if self.database == "gldv2" else open_prepared(self.database, self.root)
-        train = self._stream(learn, "train")
-        evaluation = {split: self._stream(target, split) for split in ("query", "database")}
-        arrays = train.source.arrays
+        train = self._descriptors(learn, "train")
+        query, database = (self._descriptors(target, split) for split in ("query", "database"))
+        arrays = train.arrays
         facts: dict[str, Any] = {}
         if "relevant" in target.metadata:
             facts["relevant"] = [np.array(rows, int) for rows in target.metadata["relevant"]]
         if "kinds" in target.metadata:
-            facts["kind"] = _kind_matrix(
-                target.metadata["kinds"], len(evaluation["database"].source)
-            )
+            facts["kind"] = _kind_matrix(target.metadata["kinds"], len(database))
         classes = int(arrays["label"].max()) + 1
         info = _info(arrays["feature"].shape[1], len(arrays["label"]), classes, facts)
-        return Splits(train, evaluation, info)
+        found = {"train": train, "query": query, "database": database}
+        streams = {
+            name: Stream(source, batch_transform=_as_float32) for name, source in found.items()
+        }
+        return Splits(streams.pop("train"), streams, info)
 
-    def _stream(self, prepared: Prepared, split: str) -> Stream:
+    def _descriptors(self, prepared: Prepared, split: str) -> ArraySource:
         records = prepared.records(split, stored=("feature",))
         first = records[0]["feature"]
         features = np.empty((len(records), len(first)), self.keep)
@@ -158,7 +160,7 @@ class Landmarks:
             features[row] = records[row]["feature"]
         names = [file.decode() for file in records.files]
         arrays = {"feature": features, "label": records.columns["label"]}
-        return Stream(ArraySource(arrays, names), batch_transform=_as_float32)
+        return ArraySource(arrays, names)
 
 
 def _as_float32(batch: Record, random: np.random.Generator) -> Record:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from jaxcog.data import images
 from jaxcog.data.datasets import segmentation_classes as names
-from jaxcog.data.prepared import ROOT, Entry, Listing, Recipe, Records, open_prepared
+from jaxcog.data.prepared import ROOT, Entry, Listing, Prepared, Recipe, Records, open_prepared
 from jaxcog.data.segmentation import (
     EvalTransform,
     TrainTransform,
@@ -98,7 +98,7 @@ def _listing(recipe: Recipe, splits: dict[str, list[Pair]], table: np.ndarray) -
 def _read_cityscapes(raw: Path) -> Listing:
     def pairs(split: str, fine: bool = True) -> list[Pair]:
         kind = "gtFine" if fine else "gtCoarse"
-        found = []
+        found: list[Pair] = []
         for image in sorted((raw / "leftImg8bit" / split).glob("*/*_leftImg8bit.png")):
             stem = image.name.removesuffix("_leftImg8bit.png")
             label = raw / kind / split / image.parent.name / f"{stem}_{kind}_labelIds.png"
@@ -282,7 +282,7 @@ class _Parsing:
             info=self._info(len(train)),
         )
 
-    def _records(self, prepared: object, *splits: str) -> Records:
+    def _records(self, prepared: Prepared, *splits: str) -> Records:
         missing = [split for split in splits if split not in prepared.sources]
         if missing:
             raise DataError(

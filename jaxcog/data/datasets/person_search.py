@@ -282,7 +282,7 @@ class TextPersons:
                 "encode": functools.partial(encode_tokens, path=self.bpe),
                 "decode": lambda ids, _: made.decode(ids),
             }
-            kept = ("vocabulary_size",)
+            kept: tuple[str, ...] = ("vocabulary_size",)
         else:
             table = read_word_table(self.word_table) if self.word_table else None
             facts |= {

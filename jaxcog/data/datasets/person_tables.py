@@ -262,7 +262,8 @@ def _listing(raw: Path, layout: Layout, recipe: Recipe) -> Listing:
                if not (raw / name).is_dir()]  # fmt: skip
     if missing:
         raise recipe.expected(f"folders are missing under {raw}: {', '.join(missing)}")
-    splits, captions = {}, []
+    splits: dict[str, list[Entry]] = {}
+    captions: list[Any] = []
     for split, rows in table.items():
         splits[split] = [
             Entry(

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jaxcog.data import images
-from jaxcog.data.prepared import ROOT, Entry, Listing, Recipe, Records, open_prepared
+from jaxcog.data.prepared import ROOT, Entry, Feature, Listing, Recipe, Records, open_prepared
 from jaxcog.data.samplers import PK, RandomDomain
 from jaxcog.data.types import MakeSampler, Splits, Stream
 from jaxcog.errors import ConfigError
@@ -29,7 +29,11 @@ _FOLDERS = {
     "query": "query",
     "gallery": "bounding_box_test",
 }
-_FEATURES = {"image": "image", "person": ((), np.int32), "camera": ((), np.int32)}
+_FEATURES: dict[str, Feature] = {
+    "image": "image",
+    "person": ((), np.int32),
+    "camera": ((), np.int32),
+}
 _FILE = re.compile(r"(-?\d+)_c(\d+)[s_].*\.jpg", re.IGNORECASE)
 _JUNK = -1
 

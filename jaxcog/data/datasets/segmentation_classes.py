@@ -9,9 +9,13 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.replace("\n", " ").split(","))
 
 
+def _colour(red: int, green: int, blue: int) -> Colour:
+    return red, green, blue
+
+
 def _colours(text: str) -> tuple[Colour, ...]:
     """ "804080 F423E8" -> ((128, 64, 128), (244, 35, 232))."""
-    return tuple(tuple(bytes.fromhex(word)) for word in text.split())
+    return tuple(_colour(*bytes.fromhex(word)) for word in text.split())
 
 
 def voc_colours(count: int) -> tuple[Colour, ...]:
@@ -25,7 +29,7 @@ def voc_colours(count: int) -> tuple[Colour, ...]:
         for i in range(8):
             for channel in range(3):
                 channels[channel] |= ((index >> (3 * i + channel)) & 1) << (7 - i)
-        return tuple(channels)
+        return _colour(*channels)
 
     return tuple(colour(i) for i in range(count))
 

@@ -25,7 +25,7 @@ from jaxcog.data.mask_episodes import (
     TrainEpisodes,
     usable_images,
 )
-from jaxcog.data.prepared import ROOT, Records, open_prepared
+from jaxcog.data.prepared import ROOT, Prepared, Records, open_prepared
 from jaxcog.data.samplers import Uniform
 from jaxcog.data.types import Splits, Stream
 from jaxcog.errors import ConfigError
@@ -185,17 +185,19 @@ class Episodes(_Folded):
         base_ids = self.folds[0]
         base = (base_ids, self.named(base_ids))
 
-        def drawn(records: Records, chosen: tuple, where: str, **options: object) -> tuple:
+        def drawn(
+            records: Records, chosen: tuple, where: str, flip: bool = False, original: int = 0
+        ) -> tuple[EpisodeIndex, np.ndarray, EpisodeTransform]:
             index = EpisodeIndex.of(records.columns["pixels"], *chosen)
             index.check(self.shot, where)
             transform = EpisodeTransform(
-                records.only(), index, self.shot, self.size, seed=self.seed, **options
+                records.only(), index, self.shot, self.size, flip, self.seed, original
             )
             return index, records.files, transform
 
         side = _LARGEST[self.benchmark] if self.original else 0
 
-        def evaluation(data: object, chosen: tuple, where: str, count: int, runs: int) -> Stream:
+        def evaluation(data: Prepared, chosen: tuple, where: str, count: int, runs: int) -> Stream:
             records = data.records("val", stored=_STORED)
             index, files, transform = drawn(records, chosen, where, original=side)
             return Stream(EvalEpisodes(index, files, count, runs), transform=transform)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from jaxcog.data.mask_episodes import count_pixels, read_list
-from jaxcog.data.prepared import Entry, Listing, Recipe
+from jaxcog.data.prepared import Entry, Feature, Listing, Recipe
 from jaxcog.data.segmentation import check_pair, decode_label
 from jaxcog.data.types import BadRecord
 from jaxcog.errors import DataError
@@ -69,7 +69,11 @@ def _listing(recipe: Recipe, splits: dict[str, list[Pair]], values: int) -> List
         if absent:
             raise recipe.expected(f"{len(absent)} files are missing, such as {absent[0]}")
     entries = {split: _entries(recipe, pairs, values) for split, pairs in splits.items()}
-    features = {"image": "image", "label": _LABEL, "pixels": ((values,), np.int32)}
+    features: dict[str, Feature] = {
+        "image": "image",
+        "label": _LABEL,
+        "pixels": ((values,), np.int32),
+    }
     return Listing(entries, features, {})
 
 

@@ -88,7 +88,7 @@ def _rendered() -> tuple[np.ndarray, np.ndarray]:
     mask = 1 / (1 + np.exp(-14 * (soft - thresholds)))
     inks = np.array(_INKS)[:, None, None, :]
     order = np.random.default_rng(0).permutation(len(digits))
-    return np.float32(2 * mask * inks - 1), order
+    return (2 * mask * inks - 1).astype(np.float32), order
 
 
 @functools.cache
@@ -100,4 +100,4 @@ def _classifier() -> tuple[np.ndarray, np.ndarray]:
     images = worlds[order[:_TRAINING]].reshape(-1, SIZE * SIZE * 3)
     labels = np.tile(np.arange(len(CLASSES)), _TRAINING)
     fitted = LogisticRegression(max_iter=200).fit(images, labels)
-    return np.float32(fitted.coef_.T), np.float32(fitted.intercept_)
+    return fitted.coef_.T.astype(np.float32), fitted.intercept_.astype(np.float32)

@@ -6,7 +6,7 @@ The tiny variants of configs use them where the real descriptors are large.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -45,6 +45,7 @@ class Descriptors:
             for count in (self.examples, self.landmarks, self.examples)
         )
         same = query.arrays["label"][:, None] == database.arrays["label"]
+        facts: dict[str, Any]
         if self.truth == "gldv2":
             facts = {"relevant": [np.flatnonzero(row) for row in same]}
         else:

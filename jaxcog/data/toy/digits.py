@@ -273,8 +273,8 @@ def shift(images: np.ndarray, most: int, random: np.random.Generator) -> np.ndar
 def cut_out(images: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
     """One square of zeros in each image, its centre uniform over the pixels, clipped at edges."""
     count, height, width, _ = images.shape
-    top = random.integers(0, height, count)[:, None] - size // 2
-    left = random.integers(0, width, count)[:, None] - size // 2
+    top = random.integers(0, height, (count, 1)) - size // 2
+    left = random.integers(0, width, (count, 1)) - size // 2
     rows, columns = np.arange(height), np.arange(width)
     inside_rows = (rows >= top) & (rows < top + size)
     inside_columns = (columns >= left) & (columns < left + size)

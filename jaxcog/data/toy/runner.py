@@ -77,7 +77,7 @@ class RunnerEnvironments:
         dead = np.array([lv.spikes[x] for lv, x in zip(self.levels, self.place, strict=True)])
         done = won | dead | (self.age >= self.limit)
         for i in np.flatnonzero(done):
-            self.levels[i] = self._next(i)
+            self.levels[i] = self._next(int(i))
             self.place[i] = self.age[i] = self.in_air[i] = 0
         reward = np.where(won, np.float32(_COIN_REWARD), np.float32(0))
         return Transition({"image": self._draw()}, reward, done)

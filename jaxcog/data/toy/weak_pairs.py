@@ -96,6 +96,15 @@ class WeakDigits:
         )
 
     def load(self) -> Splits:
+        learn, test = self.sources()
+        return Splits(
+            train=Stream(learn, batch_transform=self._told),
+            evaluation={"test": Stream(test)},
+            info=self.describe(),
+        )
+
+    def sources(self) -> tuple[ArraySource, ArraySource]:
+        """(what texts are made of, pairs to be tested on)."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()
@@ -109,11 +118,7 @@ class WeakDigits:
         rows = {"image": images[train], "levels": levels[train], "label": labels[train]}
         ids = self._texts(levels[test], labels[test], random)
         tested = {"image": images[test], "ids": ids, "label": labels[test]}
-        return Splits(
-            train=Stream(ArraySource(rows), batch_transform=self._told),
-            evaluation={"test": Stream(ArraySource(tested))},
-            info=self.describe(),
-        )
+        return ArraySource(rows), ArraySource(tested)
 
     def _images(self, pixels: np.ndarray) -> np.ndarray:
         times = self.size // _SIDE
@@ -167,8 +172,8 @@ class DigitNews:
         return dataclasses.replace(pairs, element=element, eval_element=None)
 
     def load(self) -> Splits:
-        splits = WeakDigits(text_length=self.text_length, named=1.0, seed=self.seed).load()
-        pairs = splits.evaluation["test"].source.arrays
+        digits = WeakDigits(text_length=self.text_length, named=1.0, seed=self.seed)
+        pairs = digits.sources()[1].arrays
         rows = ArraySource({"ids": pairs["ids"], "label": pairs["label"]})
         return Splits(Stream(rows), {"test": Stream(rows)}, self._info(len(rows)))
 
@@ -203,8 +208,7 @@ class DigitQuestions:
         return DataInfo(element=element, num_examples=_DIGITS - _TRAINING, facts=facts)
 
     def load(self) -> Splits:
-        splits = WeakDigits(self.size, self.text_length, seed=self.seed).load()
-        tested = splits.evaluation["test"].source.arrays
+        tested = WeakDigits(self.size, self.text_length, seed=self.seed).sources()[1].arrays
         random = np.random.default_rng([self.seed, 2])
         count = len(tested["label"])
         place = random.integers(0, 4, count).astype(np.int32)

@@ -296,7 +296,7 @@ def _features_file(
     found: Mapping[str, np.ndarray], images: Sequence[str], texts: Sequence[str]
 ) -> File:
     buffer = io.BytesIO()
-    arrays = {f"{kind}_features": value for kind, value in found.items()}
+    arrays: dict[str, Any] = {f"{kind}_features": value for kind, value in found.items()}
     np.savez(buffer, **arrays, images=np.array(images), texts=np.array(texts))
     note = "Unit embeddings, one a row, with the names of the images and the texts."
     return File("Features", "features.npz", buffer.getvalue(), note)

@@ -16,7 +16,7 @@ from jaxcog.metrics.state import Confusion, Mean
 from jaxcog.nn.initializers import Linear
 from jaxcog.nn.precision import at_least_float32
 from jaxcog.optim import Optimizer, Rule, Schedule, gradient_step, initial_state
-from jaxcog.show import Matrix
+from jaxcog.show import Figure, Matrix
 from jaxcog.systems.brivl import model, task, torch_names
 from jaxcog.task import Batch, Key, Setting, State, Task
 
@@ -103,7 +103,9 @@ class NewsClassification:
         def eval_step(state: State, batch: Batch) -> Any:
             scores, embedding = logits(state["params"], batch["ids"])
             mask, label = batch.get("mask"), batch["label"]
-            found = {"classes": Confusion.of(jnp.argmax(scores, axis=1), label, classes, mask)}
+            found: dict[str, Any] = {
+                "classes": Confusion.of(jnp.argmax(scores, axis=1), label, classes, mask)
+            }
             if names is not None:
                 called = task.class_embeddings(
                     state["params"], jnp.asarray(names), self.model, setting.dtype
@@ -142,7 +144,7 @@ def _summarize_classes(results: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def _confusions(setting: Setting, results: Mapping[str, Any]) -> list[Matrix]:
+def _confusions(setting: Setting, results: Mapping[str, Any]) -> list[Figure]:
     names = setting.data.class_names
     return [
         Matrix(f"Classes of {split}", states["classes"].compute(), names, names)

@@ -18,6 +18,7 @@ from jaxcog.errors import ConfigError
 from jaxcog.losses.contrastive import unit
 from jaxcog.nn import efficientnet as effnet
 from jaxcog.nn.bert import BertConfig, bert_head, bert_trunk, init_bert
+from jaxcog.nn.forward import forward
 from jaxcog.nn.initializers import Linear
 from jaxcog.nn.precision import at_least_float32
 from jaxcog.nn.transformer import LayerConfig, init_layers, run_layers
@@ -175,7 +176,8 @@ def init_towers(key: jax.Array, architecture: Architecture) -> tuple[Tree, Tree]
     keys = jax.random.split(key, 4)
     image_width, text_width = architecture.image_width, architecture.bert.width
     if architecture.cnn == "convs":
-        backbone, stats = init_small_convs(keys[0]), {}
+        backbone = init_small_convs(keys[0])
+        stats: Tree = {}
     else:
         backbone, stats = effnet.init_efficientnet(keys[0], architecture.network)
     image = {"backbone": backbone, **_init_fusion(keys[1], architecture, image_width)}
@@ -211,7 +213,7 @@ def _init_linear(key: jax.Array, inputs: int, outputs: int) -> Tree:
 
 
 def _linear(params: Tree, x: jax.Array, dtype: Any) -> jax.Array:
-    return Linear(params["kernel"].shape[1], dtype=dtype).apply({"params": params}, x)
+    return forward(Linear(params["kernel"].shape[1], dtype=dtype), params, x)
 
 
 def image_trunk(
@@ -260,7 +262,9 @@ def image_head(
 ) -> Encoded:
     """The rest of the image tower, on what `image_trunk` gave. Arguments as in `image_tower`."""
     if architecture.cnn == "convs":
-        x, new, outputs = small_convs(params["backbone"], x, dtype), {}, {}
+        x = small_convs(params["backbone"], x, dtype)
+        new: Tree = {}
+        outputs: Tree = {}
     else:
         x, new, outputs = effnet.efficientnet(
             params["backbone"],

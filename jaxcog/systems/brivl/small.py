@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxcog.nn.bert import BertConfig
 from jaxcog.nn.conv_norm import Conv
+from jaxcog.nn.forward import forward
 
 Tree = Any
 
@@ -34,7 +35,7 @@ def init_small_convs(key: jax.Array) -> Tree:
 
 def small_convs(params: Tree, images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
     """[B, H, W, 3] -> [B, H, W, 64]."""
-    return _Convs(dtype).apply({"params": params}, images)
+    return forward(_Convs(dtype), params, images)
 
 
 def init_word_vectors(key: jax.Array, config: BertConfig) -> Tree:

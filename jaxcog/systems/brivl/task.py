@@ -314,7 +314,7 @@ def _contrast(config: Pretrain, mesh: Any) -> Any:
             text_key,
             queue,
             temperature=config.temperature,
-            negatives=config.contrast,
+            negatives="batch+queue" if config.contrast == "batch+queue" else "queue",
             pair=pair,
             block=config.block,
             axis_name=axis_name,
@@ -324,7 +324,7 @@ def _contrast(config: Pretrain, mesh: Any) -> Any:
         return losses.in_batch(
             image,
             text,
-            kind=config.contrast,
+            kind="sigmoid" if config.contrast == "sigmoid" else "in_batch",
             scale=jnp.exp(logit["scale"]),
             bias=logit["bias"],
             pair=pair,

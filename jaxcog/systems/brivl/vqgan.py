@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxcog.errors import ConfigError, DataError
 from jaxcog.nn.conv_norm import Conv
+from jaxcog.nn.forward import forward
 from jaxcog.nn.precision import at_least_float32
 from jaxcog.trees import by_path
 
@@ -168,8 +169,8 @@ def init_vqgan(key: jax.Array, config: VQGANConfig) -> Tree:
 
 def encode(params: Tree, images: jax.Array, config: VQGANConfig) -> jax.Array:
     """[B, H, W, 3] -> latents [B, H/f, W/f, code_width], before they become codes."""
-    hidden = _Encoder(config).apply({"params": params["encoder"]}, images)
-    return Conv(config.code_width).apply({"params": params["quant_conv"]}, hidden)
+    hidden = forward(_Encoder(config), params["encoder"], images)
+    return forward(Conv(config.code_width), params["quant_conv"], hidden)
 
 
 def nearest_code(codebook: jax.Array, latents: jax.Array) -> jax.Array:
@@ -200,8 +201,8 @@ def quantise(
 
 def decode(params: Tree, codes: jax.Array, config: VQGANConfig) -> jax.Array:
     """Codes [B, h, w, code_width] -> images [B, h*f, w*f, 3]."""
-    hidden = Conv(config.z_channels).apply({"params": params["post_quant_conv"]}, codes)
-    return _Decoder(config).apply({"params": params["decoder"]}, hidden)
+    hidden = forward(Conv(config.z_channels), params["post_quant_conv"], codes)
+    return forward(_Decoder(config), params["decoder"], hidden)
 
 
 def random_latents(key: jax.Array, codebook: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
@@ -209,7 +210,7 @@ def random_latents(key: jax.Array, codebook: jax.Array, shape: tuple[int, int, i
     return jnp.take(codebook, jax.random.randint(key, shape, 0, codebook.shape[0]), axis=0)
 
 
-def to_arrays(params: Tree, config: VQGANConfig) -> dict[str, np.ndarray]:
+def to_arrays(params: Tree, config: VQGANConfig) -> dict[str, Any]:
     """Everything that generation needs, as the arrays of one .npz file."""
     sizes = json.dumps(dataclasses.asdict(config))
     return {**{name: np.asarray(x) for name, x in by_path(params).items()}, _SIZES: np.array(sizes)}
@@ -222,10 +223,11 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[Tree, VQGANConfig]:
             "the .npz holds no VQGAN: give the prior.npz that `jaxcog predict` writes for a run of "
             "brivl/vqgan"
         )
-    sizes = json.loads(str(arrays[_SIZES]))
-    config = VQGANConfig(
-        **{name: tuple(x) if isinstance(x, list) else x for name, x in sizes.items()}
-    )
+    sizes: dict[str, Any] = json.loads(str(arrays[_SIZES]))
+    fields: dict[str, Any] = {
+        name: tuple(x) if isinstance(x, list) else x for name, x in sizes.items()
+    }
+    config = VQGANConfig(**fields)
     params: dict[str, Any] = {}
     for name, value in arrays.items():
         if name == _SIZES:

@@ -171,11 +171,15 @@ def _judge(run: Any, state: State, arrays: Mapping[str, Any]) -> list[_Judged]:
         batch = {name: np.asarray(arrays[name][i : i + 1]) for name in _READ}
         before, after, attention = run(state, batch)
         truth = batch["query_mask"][0]
-        maps = tuple((p > 0.5).astype(np.uint8) for p in (before, after))
-        both, either = zip(*(judging.overlap(m, truth) for m in maps), strict=True)
-        scores = [float(b[1]) / max(float(e[1]), 1) for b, e in zip(both, either, strict=True)]
-        judged.append(_Judged(i, *scores, maps, attention))
+        first, second = ((p > 0.5).astype(np.uint8) for p in (before, after))
+        scores = _iou(first, truth), _iou(second, truth)
+        judged.append(_Judged(i, scores[0], scores[1], (first, second), attention))
     return judged
+
+
+def _iou(found: np.ndarray, truth: np.ndarray) -> float:
+    both, either = judging.overlap(jnp.asarray(found), jnp.asarray(truth))
+    return float(both[1]) / max(float(either[1]), 1)
 
 
 def _row(
@@ -299,7 +303,7 @@ def prediction(
 
 def _original(found: np.ndarray, image: np.ndarray, size: int) -> np.ndarray:
     """A map over the square, [H, W] of the image that was fitted into it."""
-    height, width = fitted(*image.shape[:2], size)
+    height, width = fitted(image.shape[0], image.shape[1], size)
     whole = resize_linear(found[..., None], size, size)
     return resize_linear(whole[:height, :width], *image.shape[:2])[..., 0]
 

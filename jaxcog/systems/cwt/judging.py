@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,8 @@ def overlap(
     ours = keep & (prediction[..., None] == classes)
     theirs = keep & (labels[..., None] == classes)
     both, either = ours & theirs, ours | theirs
-    return tuple(jnp.sum(x, axis=(-3, -2), dtype=jnp.int32) for x in (both, either))
+    count = functools.partial(jnp.sum, axis=(-3, -2), dtype=jnp.int32)
+    return count(both), count(either)
 
 
 def at_original(logits: jax.Array, content: jax.Array, original: jax.Array, side: int) -> jax.Array:
@@ -56,7 +59,8 @@ def _linear_matrix(inside: jax.Array, outside: jax.Array, size: int, side: int) 
     return jnp.maximum(1 - jnp.abs(place[:, None] - jnp.arange(size)), 0)
 
 
-class ClassIoU(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class ClassIoU:
     """classes: int64 [C], those that occurred; iou: float64 [C]; mean: over them, in [0, 1]."""
 
     classes: np.ndarray

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from jaxcog.nn.attention import ATTENTION_DROPOUT, OUTPUT_DROPOUT, DropoutMasks, QueryAttention
 from jaxcog.nn.conv_norm import AxisName, Conv, ConvNorm, dropout2d
+from jaxcog.nn.forward import forward
 from jaxcog.nn.psp import BINS, PyramidPooling
-from jaxcog.nn.resize import resize_bilinear_align_corners
+from jaxcog.nn.resize import Size, resize_bilinear_align_corners
 from jaxcog.nn.resnet_dilated import DilatedResNet
 from jaxcog.nn.vgg import VGG
 
@@ -55,7 +56,7 @@ class PSPEncoder(nn.Module):
     def _trunk(self, shared: dict[str, Any]) -> nn.Module:
         if self.trunk == "vgg16":
             return VGG(16, batch_norm=True, last_pool=False, pool_ceil=True, name="trunk", **shared)
-        tiny = {"width": 4, "blocks": (1, 1, 1, 1)} if self.trunk == "tiny" else {}
+        tiny: dict[str, Any] = {"width": 4, "blocks": (1, 1, 1, 1)} if self.trunk == "tiny" else {}
         return DilatedResNet(
             RESNET_DEPTHS.get(self.trunk, 50),
             multi_grid=(1, 1, 1),
@@ -133,7 +134,8 @@ class Encoder:
         """images [N, H, W, C], normalised. key: of the dropout, needed in training."""
         variables = {"params": params, "batch_stats": stats}
         if not train:
-            return Encoded(self.module.apply(variables, images, train=False), stats)
+            out: Any = self.module.apply(variables, images, train=False)
+            return Encoded(out, stats)
         rngs = {} if key is None else {"dropout": key}
         features, changed = self.module.apply(
             variables, images, train=True, mutable=["batch_stats"], rngs=rngs
@@ -181,10 +183,10 @@ class PSPNet:
         head = self.classifier.init(second, features)["params"]
         return {"encoder": params, **head}, {"encoder": stats}
 
-    def classify(self, params: Variables, features: jax.Array, size: tuple[int, int]) -> jax.Array:
+    def classify(self, params: Variables, features: jax.Array, size: Size) -> jax.Array:
         """features [N, h, w, D] -> logits [N, *size, K], enlarged with aligned corners."""
-        head = {"params": {"classifier": params["classifier"]}}
-        return resize_bilinear_align_corners(self.classifier.apply(head, features), size)
+        head = {"classifier": params["classifier"]}
+        return resize_bilinear_align_corners(forward(self.classifier, head, features), size)
 
     def __call__(
         self,
@@ -248,12 +250,12 @@ class ClassifierWeightTransformer:
         memory = features.reshape(features.shape[0], -1, features.shape[-1])
         rngs = {} if key is None else {"dropout": key}
         train = key is not None or masks is not None
-        return self.module.apply(
-            {"params": params}, weights, memory, train=train, masks=masks, rngs=rngs
+        return forward(
+            self.module, params, weights, memory, train=train, masks=masks, rngs=rngs
         ).output
 
     def attention(self, params: Variables, weights: jax.Array, features: jax.Array) -> jax.Array:
         """[B, heads, 2, h, w]: where each row looks; sums to one over the image."""
         memory = features.reshape(features.shape[0], -1, features.shape[-1])
-        seen = self.module.apply({"params": params}, weights, memory).weights
+        seen = forward(self.module, params, weights, memory).weights
         return seen.reshape(*seen.shape[:3], *features.shape[1:3])

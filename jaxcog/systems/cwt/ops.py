@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcog.nn.precision import at_least_float32
-from jaxcog.nn.resize import align_corners_matrix, resize_bilinear_align_corners
+from jaxcog.nn.resize import Size, align_corners_matrix, resize_bilinear_align_corners
 from jaxcog.systems.cwt.losses import foreground_weight
 from jaxcog.systems.cwt.model import ClassifierWeightTransformer, Encoder, Variables
 
@@ -30,7 +30,7 @@ def initial_classifier(key: jax.Array, width: int) -> jax.Array:
     return jax.random.uniform(key, (2, width), jnp.float32, -bound, bound)
 
 
-def classify(weights: jax.Array, features: jax.Array, size: tuple[int, int]) -> jax.Array:
+def classify(weights: jax.Array, features: jax.Array, size: Size) -> jax.Array:
     """Logits [..., *size, 2] of a classifier [..., 2, D] on features [..., h, w, D].
 
     Enlarged bilinearly with aligned corners; float32 throughout.

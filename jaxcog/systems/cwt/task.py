@@ -29,7 +29,7 @@ from jaxcog.systems.cwt import checks, figures, judging, ops, torch_names
 from jaxcog.systems.cwt.losses import label_smoothed_cross_entropy
 from jaxcog.systems.cwt.model import ClassifierWeightTransformer, Encoder, EncoderName, PSPNet
 from jaxcog.systems.cwt.outer import Episodes, Updates, outer_updates
-from jaxcog.task import Batch, Key, Scalars, Setting, State, Task
+from jaxcog.task import Batch, Key, Scalars, Setting, State, Task, judged
 
 _ENCODER = "^(params|batch_stats)/encoder/"
 
@@ -113,7 +113,7 @@ class BaseTraining:
             return value, ({"batch_stats": stats}, {})
 
         def predict(state: State, images: jax.Array) -> jax.Array:
-            params = state.get("ema", state["params"])
+            params = judged(state)
             logits, _ = network(params, state["batch_stats"], images, size)
             return jnp.argmax(logits, axis=-1)
 

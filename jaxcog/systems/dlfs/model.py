@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcog.nn.forward import forward
 from jaxcog.nn.precision import at_least_float32
 from jaxcog.systems.dlfs import ops
 from jaxcog.systems.dlfs.layers import (
@@ -309,33 +310,33 @@ def init_discriminator(arch: Architecture, key: jax.Array, size: int) -> Params:
 
 def encode(arch: Architecture, params: Params, x: jax.Array) -> Features:
     """Images [B, H, W, 3] in [-1, 1] -> features."""
-    return Generator(arch).apply({"params": params}, x, method="encode")
+    return forward(Generator(arch), params, x, method="encode")
 
 
 def estimate_code(arch: Architecture, params: Params, x: jax.Array) -> jax.Array:
     """Images [B, H, W, 3] -> age codes [B, num_classes * dims_per_class]."""
-    return Generator(arch).apply({"params": params}, x, method="age")
+    return forward(Generator(arch), params, x, method="age")
 
 
 def map_code(arch: Architecture, params: Params, code: jax.Array) -> jax.Array:
     """Age codes -> latent vectors [B, latent]."""
-    return Generator(arch).apply({"params": params}, code, method="map")
+    return forward(Generator(arch), params, code, method="map")
 
 
 def decode(
     arch: Architecture, params: Params, features: Features, code: jax.Array | None
 ) -> jax.Array:
     """Features and age codes -> images [B, H, W, 3] in (-1, 1)."""
-    return Generator(arch).apply({"params": params}, features, code, method="decode")
+    return forward(Generator(arch), params, features, code, method="decode")
 
 
 def decode_w(arch: Architecture, params: Params, features: Features, w: jax.Array) -> jax.Array:
     """Features and latent vectors -> images [B, H, W, 3] in (-1, 1)."""
-    return Generator(arch).apply({"params": params}, features, w, method="decode_w")
+    return forward(Generator(arch), params, features, w, method="decode_w")
 
 
 def discriminate(
     arch: Architecture, params: Params, x: jax.Array, axis_name: str | None = None
 ) -> jax.Array:
     """Images [B, H, W, 3] -> logits [B, h, w, K]; `axis_name` as in `ops.minibatch_stddev`."""
-    return AgeDiscriminator(arch, axis_name).apply({"params": params}, x)
+    return forward(AgeDiscriminator(arch, axis_name), params, x)

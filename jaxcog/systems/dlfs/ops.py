@@ -69,7 +69,8 @@ def binomial_blur(x: jax.Array) -> jax.Array:
         padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)])
         size = x.shape[axis]
         parts = [jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3)]
-        x = sum(weight * part for weight, part in zip(_BINOMIAL, parts, strict=True))
+        left, middle, right = (w * part for w, part in zip(_BINOMIAL, parts, strict=True))
+        x = left + middle + right
     return x
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcog.interop.names import Ignore, NameTable, Rename, conv, layer_norm
+from jaxcog.nn.forward import forward
 from jaxcog.nn.resize import resize_bilinear_align_corners
 from jaxcog.systems.dlfs.ops import conv2d
 
@@ -150,7 +151,9 @@ NAMES = NameTable(
 def parse(params: Mapping[str, Any], image: np.ndarray, size: int | None = None) -> np.ndarray:
     """The label map of one aligned face: uint8 [H, W, 3] -> uint8 [size, size] (default: H, W)."""
     picture = Image.fromarray(image).resize((_INPUT, _INPUT), Image.Resampling.BILINEAR)
-    x = (np.asarray(picture, np.float32) / 255 - np.float32(_MEAN)) / np.float32(_STD)
+    x = (np.asarray(picture, np.float32) / 255 - np.array(_MEAN, np.float32)) / np.array(
+        _STD, np.float32
+    )
     logits = _apply(params, jnp.asarray(x)[None])
     labels = Image.fromarray(np.asarray(jnp.argmax(logits[0], axis=-1), np.uint8))
     target = image.shape[1::-1] if size is None else (size, size)
@@ -159,4 +162,4 @@ def parse(params: Mapping[str, Any], image: np.ndarray, size: int | None = None)
 
 @jax.jit
 def _apply(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
-    return DeepLabV3().apply({"params": params}, x)
+    return forward(DeepLabV3(), params, x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,9 +108,14 @@ def discriminator_gradients(
             gamma=objective.gamma,
             reference_batch=objective.r1_reference_batch,
         )
-        return sum(terms.values()), {f"d_{name}": value for name, value in terms.items()}
+        return total(terms), {f"d_{name}": value for name, value in terms.items()}
 
     return jax.grad(loss, has_aux=True)(params["discriminator"])
+
+
+def total(terms: Scalars) -> jax.Array:
+    """The sum of all terms."""
+    return functools.reduce(jnp.add, terms.values())
 
 
 def generator_gradients(
@@ -130,7 +136,7 @@ def generator_gradients(
         terms = losses.generator_losses(
             {**passes, "logits": logits}, codes, source, target, objective.weights
         )
-        return sum(terms.values()), {f"g_{name}": value for name, value in terms.items()}
+        return total(terms), {f"g_{name}": value for name, value in terms.items()}
 
     return jax.grad(loss, has_aux=True)(params["generator"])
 

@@ -13,7 +13,7 @@ from jaxcog.errors import ConfigError
 from jaxcog.optim import Optimizer, Rule, Schedule, learning_rate, make_optimizer
 from jaxcog.systems.dlfs import figures, judging, model, steps, torch_names
 from jaxcog.systems.dlfs.steps import Objective
-from jaxcog.task import Batch, Key, Setting, State, Task
+from jaxcog.task import Batch, Key, Scalars, Setting, State, Task
 
 SLOW = Rule(r"mlp/|style/|texture_style/", lr=0.01)
 """The mapping network and every style layer learn a hundred times slower."""
@@ -137,8 +137,10 @@ class Synthesis:
                 batch["label"],
                 noise,
             )
-            sums = {
-                f"{network}_loss": sum(v for k, v in scalars.items() if k.startswith(prefix))
+            sums: Scalars = {
+                f"{network}_loss": steps.total(
+                    {k: v for k, v in scalars.items() if k.startswith(prefix)}
+                )
                 for network, prefix in (("discriminator", "d_"), ("generator", "g_"))
             }
             return new, {**scalars, **sums, "lr": rate(state["step"])}

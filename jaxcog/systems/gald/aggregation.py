@@ -7,6 +7,7 @@ network of one's own each is a Linen module like any other.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,13 +40,13 @@ def attend(
 
     block: keys at a time, see `blockwise_attention`; None for the whole matrix at once.
     """
-    flat = [x.reshape(x.shape[0], -1, x.shape[-1]) for x in (query, key, value)]
+    q, k, v = (x.reshape(x.shape[0], -1, x.shape[-1]) for x in (query, key, value))
     if whole is not None:
-        flat[1:] = [whole(x) for x in flat[1:]]
+        k, v = whole(k), whole(v)
     if block is None:
-        out = plain_attention(*flat, scale)
+        out = plain_attention(q, k, v, scale)
     else:
-        out = blockwise_attention(*flat, scale, block)
+        out = blockwise_attention(q, k, v, scale, block)
     return out.reshape(*query.shape[:-1], value.shape[-1])
 
 
@@ -219,7 +220,7 @@ class ObjectContext(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         features = self.features or x.shape[-1]
-        context = sum(
+        contexts = [
             SelfAttention(
                 features,
                 self.key_channels,
@@ -232,7 +233,8 @@ class ObjectContext(nn.Module):
                 name=f"stage{i}",
             )(x, train=train)
             for i, scale in enumerate(self.scales)
-        )
+        ]
+        context = functools.reduce(jnp.add, contexts)
         if self.concat:
             context = jnp.concatenate([context, x.astype(self.dtype)], axis=-1)
         y = ConvNorm(

@@ -33,7 +33,9 @@ def palette(data: DataInfo) -> np.ndarray:
     return table
 
 
-def overlay(image: np.ndarray, classes: np.ndarray, colours: np.ndarray, share: float = 0.55):
+def overlay(
+    image: np.ndarray, classes: np.ndarray, colours: np.ndarray, share: float = 0.55
+) -> np.ndarray:
     """uint8 [H, W, 3]: `share` of the classes' colours over the image."""
     mixed = (1 - share) * image + share * colours[classes].astype(np.float32)
     return np.round(mixed).astype(np.uint8)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcog.nn.resize import resize_bilinear_align_corners
+from jaxcog.nn.resize import Size, resize_bilinear_align_corners
 
 Apply = Callable[[jax.Array], jax.Array]
 """Normalised images [N, H, W, 3] -> logits [N, h, w, K] at any stride."""
@@ -21,7 +21,7 @@ def tile_starts(size: int, tile: int, stride: int) -> tuple[int, ...]:
     return tuple(max(min(i * stride, size - tile), 0) for i in range(count))
 
 
-def whole_logits(apply: Apply, images: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
+def whole_logits(apply: Apply, images: jax.Array, size: Size | None = None) -> jax.Array:
     """[N, H, W, 3] -> [N, *size, K], resized with aligned corners; to the images' size if None."""
     return resize_bilinear_align_corners(apply(images), size or images.shape[1:3])
 
@@ -70,8 +70,7 @@ def sliding_window_logits(
     counts = np.zeros((*size, 1), np.float32)
     for y, x in places:
         counts[y : y + tall, x : x + wide] += 1
-    plain = lambda part: whole_logits(apply, part)  # noqa: E731
-    run = _flipped(plain) if flip else plain
+    run = _runner(apply, None, flip)
     window = (images.shape[0], tall, wide, images.shape[3])
     shape = jax.eval_shape(run, jax.ShapeDtypeStruct(window, images.dtype))
 
@@ -106,22 +105,35 @@ def multiscale_logits(
 
     Returns:
       [H, W, K] float32, or [N, H, W, K].
+
+    Raises:
+      ValueError: no scale.
     """
     images = image if image.ndim == 4 else image[None]
     size = images.shape[1:3]
-    total: jax.Array | float = 0.0
+    total = None
     for scale in scales:
         scaled = resize_bilinear_align_corners(images, tuple(round(n * scale) for n in size))
         if tile is None:
             # Straight to the full size: not over the scaled one, which would smooth twice.
-            run = lambda x: whole_logits(apply, x, size)  # noqa: E731
-            logits = (_flipped(run) if flip else run)(scaled)
+            logits = _runner(apply, size, flip)(scaled)
         else:
             logits = sliding_window_logits(apply, scaled, tile, overlap, flip)
-        total = total + resize_bilinear_align_corners(logits.astype(jnp.float32), size)
+        logits = resize_bilinear_align_corners(logits.astype(jnp.float32), size)
+        total = logits if total is None else total + logits
+    if total is None:
+        raise ValueError("multiscale_logits: name at least one scale")
     mean = total / len(scales)
     return mean if image.ndim == 4 else mean[0]
 
 
-def _flipped(run: Apply) -> Apply:
-    return lambda x: 0.5 * (run(x) + run(x[:, :, ::-1])[:, :, ::-1])
+def _runner(apply: Apply, size: Size | None, flip: bool) -> Apply:
+    """`whole_logits` of one size; with `flip` averaged with those of the mirrored images."""
+
+    def plain(x: jax.Array) -> jax.Array:
+        return whole_logits(apply, x, size)
+
+    def averaged(x: jax.Array) -> jax.Array:
+        return 0.5 * (plain(x) + plain(x[:, :, ::-1])[:, :, ::-1])
+
+    return averaged if flip else plain

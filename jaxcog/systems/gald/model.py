@@ -187,7 +187,7 @@ class Network:
         rngs = {"dropout": key} if key is not None else {}
         spec = self if key is not None or not train else dataclasses.replace(self, dropout=0.0)
         mutable = (["batch_stats"] if train else []) + (["intermediates"] if with_mask else [])
-        out = _Net(spec).apply(
+        out: Any = _Net(spec).apply(
             {"params": params, "batch_stats": batch_stats},
             images,
             train=train,
@@ -195,10 +195,10 @@ class Network:
             mutable=mutable or False,
         )
         (logits, auxiliary), changed = out if mutable else (out, {})
+        stats: Any = changed.get("batch_stats", batch_stats)
         masks = jax.tree.leaves(changed.get("intermediates", {}))
-        return Output(
-            logits, auxiliary, changed.get("batch_stats", batch_stats), masks[0] if masks else None
-        )
+        mask: Any = masks[0] if masks else None
+        return Output(logits, auxiliary, stats, mask)
 
     def intermediates(self, params: Any, batch_stats: Any, images: jax.Array) -> dict[str, Any]:
         """Evaluation with what every submodule returned: {"trunk/layer1": ..., "logits": ...}.
@@ -285,12 +285,15 @@ def gald_block(
       dtype, axis_name, name: as of every layer here; place, whole: see `Network`.
       options: distribute, downsample, block_residual, mask_relu, even_mask; see GALDBlock.
     """
-    spec, shared = aggregation or Aggregation(), {"dtype": dtype, "axis_name": axis_name}
+    spec = aggregation or Aggregation()
+    shared: dict[str, Any] = {"dtype": dtype, "axis_name": axis_name}
+
+    switches: dict[str, Any] = options
 
     def aggregate(inner: str) -> nn.Module:
         return spec.make(channels, inner, whole=whole, **shared)
 
-    return GALDBlock(aggregate, place=place, name=name, **shared, **options)
+    return GALDBlock(aggregate, place=place, name=name, **shared, **switches)
 
 
 def gald_head(

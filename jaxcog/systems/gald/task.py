@@ -25,7 +25,7 @@ from jaxcog.systems.gald.model import STRIDES, Aggregation, HeadName, Network, T
 from jaxcog.systems.gald.modules import MIN_SIDE
 from jaxcog.systems.gald.pixels import Pixels, normalise
 from jaxcog.systems.gald.torch_names import tables_for
-from jaxcog.task import Batch, Key, Setting, State, Task
+from jaxcog.task import Batch, Key, Setting, State, Task, judged
 
 _IMAGES = ("data", "fsdp")
 
@@ -217,7 +217,7 @@ class Parsing:
 
         def logits(state: State, batch: Mapping[str, Any]) -> jax.Array:
             """[B, H, W, K] under the protocol."""
-            params, stats = state.get("ema", state["params"]), state["batch_stats"]
+            params, stats = judged(state), state["batch_stats"]
             images = normalise(batch["image"], batch.get("window"), self.pixels)
             return multiscale_logits(
                 lambda x: network.apply(params, stats, x, train=False).logits,

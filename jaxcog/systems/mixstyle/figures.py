@@ -78,7 +78,8 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _scale(data: DataInfo) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(np.asarray(data.facts.get(name, 0.5), np.float32) for name in ("mean", "std"))
+    mean, std = data.facts.get("mean", 0.5), data.facts.get("std", 0.5)
+    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
 
 def _normalise(data: DataInfo, pixels: np.ndarray) -> np.ndarray:
@@ -147,7 +148,8 @@ def _mixed_styles(data: DataInfo, samples: Mapping[str, Any]) -> Gallery | None:
     rows = []
     for content, style in zip(*ends, strict=False):
         pair = jnp.asarray(_pixels(data, np.stack([content, style])))
-        row = [Picture(_rgb(pair[0]), "image"), Picture(_rgb(pair[1]), "partner")]
+        first, second = np.asarray(pair)
+        row = [Picture(_rgb(first), "image"), Picture(_rgb(second), "partner")]
         for lam in (0.7, 0.3, 0.0):
             mixed = ops.mixstyle(pair, jnp.full(2, lam), jnp.array([1, 0]))
             row.append(Picture(_rgb(np.asarray(mixed[0])), f"weight {lam:g}"))

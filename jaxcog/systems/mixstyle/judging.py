@@ -13,7 +13,7 @@ from jaxcog.losses.classification import cross_entropy_per_example
 from jaxcog.metrics import classification as metrics
 from jaxcog.metrics.state import Confusion, Mean
 from jaxcog.systems.mixstyle.model import Network
-from jaxcog.task import Batch, Setting, State
+from jaxcog.task import Batch, Setting, State, judged
 
 Headline = Literal["accuracy", "per_class_accuracy"]
 
@@ -50,7 +50,7 @@ def image_shape(setting: Setting, element: Mapping[str, Any]) -> tuple[int, int,
 
 def weights(state: State) -> Any:
     """The parameters that are judged: their average where there is one."""
-    return state.get("ema", state["params"])
+    return judged(state)
 
 
 def eval_step(network: Network) -> Callable[[State, Batch], dict[str, Any]]:

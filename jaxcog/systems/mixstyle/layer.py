@@ -77,10 +77,10 @@ class MixStyle:
         """
         if not train or self.p == 0:
             return x
-        if (key is None) == (draw is None):
-            raise ValueError("MixStyle: give a key or a draw while training, and not both")
-        if draw is None:
+        if key is not None and draw is None:
             draw = self._draw_on_device(key, x.shape[0], domains, axis_name, scope)
+        elif key is not None or draw is None:
+            raise ValueError("MixStyle: give a key or a draw while training, and not both")
         return ops.apply_draw(x, draw, axis_name=axis_name, scope=scope, **self.options)
 
     @property

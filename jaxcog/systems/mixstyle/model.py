@@ -37,8 +37,9 @@ def stages_of(backbone: str) -> tuple[str, ...]:
 def split_official_name(name: str) -> tuple[str, tuple[str, ...]]:
     """Dassl's name of a network: "resnet18_ms_l12" -> ("resnet18", ("layer1", "layer2"))."""
     match = re.fullmatch(r"(.+?)(?:_(?:ms|efdmix)_l(\d+))?", name)
-    stages = stages_of(match[1])
-    prefix = stages[0].rstrip("0123456789")
+    if match is None:
+        raise ValueError(f'split_official_name: "{name}" names no network')
+    prefix = stages_of(match[1])[0].rstrip("0123456789")
     return match[1], tuple(f"{prefix}{digit}" for digit in match[2] or "")
 
 
@@ -168,7 +169,7 @@ class _Classifier(nn.Module):
         if spec.backbone in _CNN_WIDTHS:
             widths = tuple(round(spec.width * n) for n in _CNN_WIDTHS[spec.backbone])
             norm = spec.backbone == "cnn_toy"
-            backbone = SmallCNN(widths, norm, name="backbone", **shared)
+            backbone: nn.Module = SmallCNN(widths, norm, name="backbone", **shared)
         else:
             depth = int(spec.backbone.removeprefix("resnet"))
             backbone = ResNet(depth, name="backbone", **shared)
@@ -209,8 +210,9 @@ class Network:
     def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
         """(params, batch_stats), drawn as the official code draws them; image_shape is H, W, 3."""
         images = jnp.zeros((1, *image_shape), jnp.float32)
-        plan = {"train": False, "between": None, "norm_train": False, "axis_name": None}
-        variables = _Classifier(self).init(key, images, **plan)
+        variables = _Classifier(self).init(
+            key, images, train=False, between=None, norm_train=False, axis_name=None
+        )
         return variables["params"], variables.get("batch_stats", {})
 
     def apply(
@@ -247,9 +249,9 @@ class Network:
         def between(stage: str, x: jax.Array) -> jax.Array:
             if not train or not draws or stage not in draws:
                 return x
-            options = {"eps": eps, "ddof": ddof, "kind": kind}
-            options |= {"axis_name": axis_name, "scope": scope}
-            return ops.apply_draw(x, draws[stage], **options)
+            return ops.apply_draw(
+                x, draws[stage], eps=eps, ddof=ddof, kind=kind, axis_name=axis_name, scope=scope
+            )
 
         (logits, features), new = _Classifier(self).apply(
             {"params": params, "batch_stats": batch_stats},

@@ -237,8 +237,8 @@ def apply_draw(
     if kind == "distribution":
         name = None if scope == "local" else axis_name
         return jnp.where(draw.gate, efdmix(x, draw.lam, draw.perm, axis_name=name), x)
-    options = {"eps": eps, "ddof": ddof, "axis_name": axis_name, "scope": scope}
-    return jnp.where(draw.gate, mixstyle(x, draw.lam, draw.perm, **options), x)
+    mixed = mixstyle(x, draw.lam, draw.perm, eps=eps, ddof=ddof, axis_name=axis_name, scope=scope)
+    return jnp.where(draw.gate, mixed, x)
 
 
 def efdmix(

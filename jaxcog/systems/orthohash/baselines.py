@@ -43,7 +43,7 @@ def baseline_loss(
       step: update number, by which HashNet's tanh grows steeper.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: an unknown name, or no key for JMLH.
     """
     match name:
         case "cross_entropy":
@@ -53,6 +53,8 @@ def baseline_loss(
         case "greedyhash":
             return greedyhash_loss(classify(straight_through_sign(codes)), codes, labels)
         case "jmlh":
+            if key is None:
+                raise ValueError("jmlh draws its bits: give a key")
             logits = classify(stochastic_sign(codes, key))
             return jmlh_loss(logits, jax.nn.sigmoid(codes), labels)
         case "dpn":

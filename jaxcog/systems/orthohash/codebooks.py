@@ -92,9 +92,10 @@ def max_hamming_codebook(
     Raises:
       ConfigError: t would fall below `min_distance`.
     """
-    if not isinstance(key, int):
-        key = np.asarray(jax.random.key_data(key)).ravel().tolist()
-    rng = np.random.default_rng(key)
+    if isinstance(key, int):
+        rng = np.random.default_rng(key)
+    else:
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
 
     def draw(count: int) -> np.ndarray:
         return (2 * rng.integers(0, 2, (count, num_bits), np.int8) - 1).astype(np.int8)

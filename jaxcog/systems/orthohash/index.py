@@ -8,6 +8,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -74,7 +75,7 @@ class HammingIndex:
 
     def to_bytes(self) -> bytes:
         """The content of a .npz file that `load` reads."""
-        more = {} if self.thumbnails is None else {"thumbnails": self.thumbnails}
+        more: dict[str, Any] = {} if self.thumbnails is None else {"thumbnails": self.thumbnails}
         out = io.BytesIO()
         np.savez_compressed(
             out,

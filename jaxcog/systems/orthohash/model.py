@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -203,13 +204,13 @@ class Architecture:
 
     def module(self) -> nn.Module:
         shared = {"use_bn": self.use_bn, "dtype": self.dtype, "axis_name": self.axis_name}
-        make = {
+        kinds: dict[str, Callable[..., nn.Module]] = {
             "alexnet": functools.partial(AlexNetHash, dropout=self.dropout, fc_width=self.fc_width),
             "resnet": functools.partial(ResNetHash, self.depth, frozen_norm=self.frozen_norm),
             "mlp": functools.partial(MLPHash, widths=self.widths),
             "feature": MLPHash,
-        }[self.network]
-        return make(num_bits=self.num_bits, **shared)
+        }
+        return kinds[self.network](num_bits=self.num_bits, **shared)
 
 
 class Encoded(NamedTuple):
@@ -252,7 +253,7 @@ def encode(
         "params": {name: value for name, value in params.items() if name != "classifier"},
         "batch_stats": batch_stats,
     }
-    given = {} if dropout_masks is None else {"dropout_masks": dropout_masks}
+    given: dict[str, Any] = {} if dropout_masks is None else {"dropout_masks": dropout_masks}
     (codes, features), changed = architecture.module().apply(
         variables,
         x,

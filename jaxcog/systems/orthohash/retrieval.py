@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +119,7 @@ def average_precision_of_shard(
     return gained / jnp.maximum(total, 1)
 
 
-def share_label(a: jax.Array, b: jax.Array) -> jax.Array:
+def share_label(a: jax.Array | np.ndarray, b: jax.Array | np.ndarray) -> Any:
     """Bool [Q, N]: equal class indices ([Q], [N]) or a common one in multi-hot ([Q, C], [N, C])."""
     if a.ndim == 1:
         return a[:, None] == b[None, :]

@@ -28,7 +28,7 @@ from jaxcog.systems.orthohash import (
 )
 from jaxcog.systems.orthohash.codebooks import CodebookKind, choose_codebook, make_codebook
 from jaxcog.systems.orthohash.retrieval import pack_bits
-from jaxcog.task import Batch, Key, Setting, State, Task
+from jaxcog.task import Batch, Key, Setting, State, Task, judged
 
 
 def _adam() -> Optimizer:
@@ -319,7 +319,7 @@ def _partition(config: Hashing, setting: Setting, classes: int) -> tuple[tuple[s
 
 
 def _weights(state: State) -> Any:
-    return state.get("ema", state["params"])
+    return judged(state)
 
 
 def _encoding_variables(state: State) -> Any:

@@ -8,6 +8,7 @@ before it, where there are 100 of them and not 10,000 windows.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -188,7 +189,7 @@ def sgalign(
     """
     length, bins = inner.shape[1], branches[0].bins
     parts = project(inner, kernel[:bins]), project(context, kernel[bins:])
-    outside = then(sum(map(_dummy, parts, branches)))[:, None, None]
+    outside = then(functools.reduce(jnp.add, map(_dummy, parts, branches)))[:, None, None]
     # Long windows begin early: the second half of the durations needs only some of the starts.
     half = -(-max_duration // 2)
     rows = []
@@ -231,7 +232,7 @@ def _durations(
     @jax.checkpoint
     def one(parts: Any, tables: Any) -> jax.Array:
         sums = (_block_sums(*each, starts) for each in zip(parts, plans, tables, strict=True))
-        return then(sum(sums))
+        return then(functools.reduce(jnp.add, sums))
 
     _, y = jax.lax.scan(lambda _, block: (None, one(parts, block)), None, tables)
     return jnp.moveaxis(y, 0, 1).reshape(len(parts[0]), count * size, groups * starts, -1)

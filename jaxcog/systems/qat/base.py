@@ -16,7 +16,7 @@ from jaxcog.metrics.state import Mean
 from jaxcog.optim import Optimizer, Schedule, gradient_step, initial_state
 from jaxcog.systems.qat import figures, losses, model, torch_names
 from jaxcog.systems.qat.model import GTADConfig
-from jaxcog.task import Batch, Key, Setting, State, Task
+from jaxcog.task import Batch, Key, Setting, State, Task, judged
 
 
 def _adam() -> Optimizer:
@@ -57,7 +57,7 @@ class BaseStage:
 
         def eval_step(state: State, batch: Batch) -> dict[str, Mean]:
             # Always the same draws, so that two evaluations can be compared.
-            params, key = state.get("ema", state["params"]), jax.random.key(0)
+            params, key = judged(state), jax.random.key(0)
             mask = batch.get("mask")
             found = self.loss(params, batch, key, setting.dtype, where=mask)
             count = len(batch["start"]) if mask is None else jnp.sum(mask)

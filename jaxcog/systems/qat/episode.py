@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcog.nn.attention import DropoutMasks, QueryAttention
+from jaxcog.nn.forward import forward
 from jaxcog.systems.qat.losses import balanced_bce, released_support_loss
 
 Bias = Literal["query", "support"]
@@ -130,8 +131,9 @@ class QueryAdaptiveTransformer:
         masks: DropoutMasks | None = None,
     ) -> jax.Array:
         """Trains (with dropout) if there is a key, or masks are given."""
-        attended = self.module.apply(
-            {"params": params},
+        attended = forward(
+            self.module,
+            params,
             prototype[:, None],
             query,
             train=dropout_key is not None or masks is not None,

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxcog.errors import ConfigError
 from jaxcog.nn.conv_norm import Conv
+from jaxcog.nn.forward import forward
 from jaxcog.nn.initializers import Linear, torch_default_bias
 from jaxcog.systems.qat.align import Branch, sgalign
 
@@ -211,9 +212,8 @@ class GTAD(nn.Module):
         near = neighbours(embedding, knn_graph(embedding, self.config.k))
         iou_map = self._localize(embedding, jnp.mean(near, axis=2))
         wide = jnp.promote_types(self.dtype, jnp.float32)
-        return GTADOutput(
-            *(nn.sigmoid(y.astype(wide)) for y in (iou_map, start, end)), base, embedding
-        )
+        iou_map, start, end = (nn.sigmoid(y.astype(wide)) for y in (iou_map, start, end))
+        return GTADOutput(iou_map, start, end, base, embedding)
 
     def _localize(self, embedding: jax.Array, context: jax.Array) -> jax.Array:
         c = self.config
@@ -262,7 +262,12 @@ EMBEDDING_LAYERS = ("backbone1_0", "backbone1_2", "backbone2_0")
 
 
 def init(
-    config: GTADConfig, key: jax.Array, num_snippets: int, width: int, *, embedding_only=False
+    config: GTADConfig,
+    key: jax.Array,
+    num_snippets: int,
+    width: int,
+    *,
+    embedding_only: bool = False,
 ) -> Any:
     """Parameters for features [T, F]; those of `EMBEDDING_LAYERS` alone, if asked for.
 
@@ -291,7 +296,7 @@ def _layer(shapes: Any, flat: jax.Array) -> dict[str, jax.Array]:
 
 def apply(config: GTADConfig, params: Any, x: jax.Array, dtype: Any = jnp.float32) -> GTADOutput:
     """The network on snippet features [B, T, F]."""
-    return GTAD(config, dtype).apply({"params": params}, x)
+    return forward(GTAD(config, dtype), params, x)
 
 
 def embed(config: GTADConfig, params: Any, x: jax.Array, dtype: Any = jnp.float32) -> jax.Array:

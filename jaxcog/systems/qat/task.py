@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -15,7 +15,7 @@ from jaxcog.metrics.state import Concat
 from jaxcog.optim import Optimizer, Rule, gradient_step, initial_state
 from jaxcog.systems.qat import episode, figures, judging, losses, model, torch_names
 from jaxcog.systems.qat.model import GTADConfig
-from jaxcog.task import Batch, Key, Setting, State, Task
+from jaxcog.task import Batch, Key, Setting, State, Task, judged
 
 Adapt = Literal["query", "off", "other_query"]
 
@@ -158,7 +158,7 @@ def fit_batch(
     config: FewShot, support: jax.Array, mask: jax.Array, query: jax.Array
 ) -> episode.Fitted:
     """The classifiers of B episodes: [B, K, T, C], [B, K, T], [B, T, C]; no gradient."""
-    objective = losses.balanced_bce
+    objective: Callable[..., jax.Array] = losses.balanced_bce
     if config.released_inner_loss:
         objective = episode.released_objective
 
@@ -227,7 +227,7 @@ def predict_batch(config: FewShot, state: State, batch: Batch) -> jax.Array:
     """Foreground probability [B, T] of the queries of embedded episodes."""
     support, mask, query = _inputs(config, batch)
     fitted = fit_batch(config, support, mask, query)
-    return adapted_curve(config, state.get("ema", state["params"]), fitted, query)
+    return adapted_curve(config, judged(state), fitted, query)
 
 
 def _eval_step(config: FewShot) -> Any:

@@ -71,7 +71,9 @@ class _Pen:
     def box(self, x0: float, y0: float, x1: float, y1: float, color: tuple[int, ...]) -> None:
         self.pen.rectangle([value * _SCALE for value in (x0, y0, x1, y1)], fill=color)
 
-    def line(self, points: Sequence[tuple[float, float]], color: tuple[int, ...], width=1) -> None:
+    def line(
+        self, points: Sequence[tuple[float, float]], color: tuple[int, ...], width: int = 1
+    ) -> None:
         flat = [(x * _SCALE, y * _SCALE) for x, y in points]
         self.pen.line(flat, fill=color, width=width * _SCALE, joint="curve")
 

@@ -134,7 +134,7 @@ def _spread(values: np.ndarray, count: int) -> np.ndarray:
 def _captions(data: DataInfo, samples: Mapping[str, Any]) -> list[str]:
     """The sentences of the sampled images, one a caption."""
     decode, vocabulary = data.facts.get("decode"), data.facts.get("vocabulary", ())
-    texts = []
+    texts: list[str] = []
     for words, lengths in zip(samples["words"], samples["length"], strict=True):
         for row, length in zip(np.asarray(words), np.asarray(lengths), strict=True):
             if length > 0:
@@ -280,7 +280,8 @@ def thumbnail(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _scale(data: DataInfo) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(np.asarray(data.facts[name], np.float32) for name in ("mean", "std"))
+    mean, std = data.facts["mean"], data.facts["std"]
+    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
 
 def fit(data: DataInfo, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

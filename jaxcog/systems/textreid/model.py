@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxcog.errors import ConfigError
 from jaxcog.nn.clip_resnet import SIZES, ClipResNet, ClipSize
 from jaxcog.nn.clip_text import ClipTextTransformer
+from jaxcog.nn.forward import forward
 from jaxcog.nn.gru import BiGRUEncoder, PoolFloor
 from jaxcog.nn.initializers import Linear, torch_default_kernel
 from jaxcog.nn.norm import BatchNorm
@@ -228,7 +229,7 @@ class Network:
     def sentences(self, params: Any, words: jax.Array, length: jax.Array, table: Any) -> jax.Array:
         """Features [B, F] of captions."""
         inputs = self._text_inputs(words, length, table)
-        return at_least_float32(self._textual().apply({"params": params["textual"]}, *inputs))
+        return at_least_float32(forward(self._textual(), params["textual"], *inputs))
 
     def _visual(self) -> nn.Module:
         return self.visual.module(self.dtype, self.axis_name)

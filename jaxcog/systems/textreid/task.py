@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jaxcog.systems.textreid import momentum as moco
 from jaxcog.systems.textreid.model import Network, Textual, Visual, embed
 from jaxcog.systems.textreid.momentum import Momentum
 from jaxcog.systems.textreid.retrieval import summarize
-from jaxcog.task import Batch, Key, Setting, State, Task
+from jaxcog.task import Batch, Key, Setting, State, Task, judged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +245,9 @@ class PersonSearch:
         return shape
 
 
-def small_search(momentum: Momentum | None, words: str = "given") -> PersonSearch:
+def small_search(
+    momentum: Momentum | None, words: Literal["given", "learned"] = "given"
+) -> PersonSearch:
     """The task of the generated persons, with networks that a laptop trains in seconds."""
     return PersonSearch(
         visual=Visual("small"),
@@ -347,12 +349,12 @@ class _Encoders:
         self.network = network
 
     def images(self, state: State, images: jax.Array) -> jax.Array:
-        params = state.get("ema", state["params"])
+        params = judged(state)
         features, _ = self.network.images(params, state["batch_stats"], images, train=False)
         return embed(params["head"], "visual", features)
 
     def sentences(self, state: State, words: jax.Array, length: jax.Array) -> jax.Array:
-        params = state.get("ema", state["params"])
+        params = judged(state)
         features = self.network.sentences(params, words, length, state.get("word_table"))
         return embed(params["head"], "textual", features)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxcog.data.builders import prepare
-from jaxcog.data.datasets import temporal, temporal_annotations
+from jaxcog.data.datasets import temporal, temporal_annotations, temporal_recipes
 from jaxcog.data.datasets.temporal import ActivityNetBase, ActivityNetEpisodes, ThumosEpisodes
 from jaxcog.data.pipeline import eval_batches
 from jaxcog.data.prepared import Entry, Recipe
@@ -144,7 +144,9 @@ def test_bad_input_is_named(tmp_path: Path, break_it: str, message: str):
     else:
         text = (raw / "video_info_new.csv").read_text()
         (raw / "video_info_new.csv").write_text(text.replace("subset", "part"))
-    recipe = next(recipe for recipe in temporal.RECIPES if recipe.name == "activitynet13_c3d")
+    recipe = next(
+        recipe for recipe in temporal_recipes.RECIPES if recipe.name == "activitynet13_c3d"
+    )
     with pytest.raises(DataError, match=message):
         read_all(recipe, raw)
     if break_it == "no features":
@@ -157,15 +159,17 @@ def test_bad_input_is_named(tmp_path: Path, break_it: str, message: str):
 def test_features_that_should_be_rescaled_already_and_are_not_are_named():
     features = np.zeros((90, 400), np.float32)
     with pytest.raises(DataError, match=r"v_1 has features \[90, 400\], expected \[100, 400\]"):
-        temporal._checked(features, Path("csv_mean_100.hdf5"), "v_1", 100, 400)
+        temporal_recipes._checked(features, Path("csv_mean_100.hdf5"), "v_1", 100, 400)
 
 
 def test_windows_of_thumos_cover_the_video():
-    assert temporal.windows(100) == [0]
-    assert temporal.windows(256) == [0]
-    assert temporal.windows(300) == [0]  # 44 snippets remain: not more than a fifth of a window
-    assert temporal.windows(310) == [0, 54]
-    assert temporal.windows(600) == [0, 128, 256, 344]
+    assert temporal_recipes.windows(100) == [0]
+    assert temporal_recipes.windows(256) == [0]
+    assert temporal_recipes.windows(300) == [
+        0
+    ]  # 44 snippets remain: not more than a fifth of a window
+    assert temporal_recipes.windows(310) == [0, 54]
+    assert temporal_recipes.windows(600) == [0, 128, 256, 344]
 
 
 def write_thumos(raw: Path, width: int = 1024) -> None:

@@ -80,7 +80,8 @@ def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _scale(data: DataInfo) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(np.asarray(data.facts.get(name, 0.5), np.float32) for name in ("mean", "std"))
+    mean, std = data.facts.get("mean", 0.5), data.facts.get("std", 0.5)
+    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
 
 def _normalise(data: DataInfo, pixels: np.ndarray) -> np.ndarray:
@@ -113,11 +114,10 @@ def _ranked(
         for person, camera in zip(query["person"], query["camera"], strict=True)
     ]
     picked = np.argsort(~np.array(findable), kind="stable")[:_QUERIES]
-    features = [
-        _embed(embed, state, np.asarray(images))
-        for images in (query["image"][picked], gallery["image"])
-    ]
-    distances = ranking.pairwise_distances(*features)
+    wanted = _embed(embed, state, np.asarray(query["image"][picked]))
+    distances = ranking.pairwise_distances(
+        wanted, _embed(embed, state, np.asarray(gallery["image"]))
+    )
     rows = []
     for place, row in zip(picked, distances, strict=True):
         person, camera = int(query["person"][place]), int(query["camera"][place])

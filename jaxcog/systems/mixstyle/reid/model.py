@@ -18,7 +18,7 @@ from jaxcog.nn.precision import at_least_float32
 from jaxcog.systems.mixstyle import ops
 from jaxcog.systems.mixstyle.model import SmallCNN
 
-_OSNETS = {
+_OSNETS: dict[str, dict[str, Any]] = {
     f"osnet_x{str(width).replace('.', '_')}": {"width": width} for width in osnet.CHANNELS
 } | {"osnet_ibn_x1_0": {"instance_norm": True}}
 _RESNETS = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
@@ -40,6 +40,8 @@ def stages_of(network: str) -> tuple[str, ...]:
 def split_official_name(name: str) -> tuple[str, tuple[str, ...]]:
     """torchreid's name: "osnet_x1_0_ms23_a0d1_domprior" -> ("osnet_x1_0", ("conv2", "conv3"))."""
     match = re.fullmatch(r"(.+?)(?:_fc512)?(?:_ms(\d+))?(?:_a\d+d\d+)?(?:_domprior)?", name)
+    if match is None:
+        raise ValueError(f'split_official_name: "{name}" names no network')
     stages = {re.sub(r"\D", "", stage): stage for stage in stages_of(match[1])}
     return match[1], tuple(stages[digit] for digit in match[2] or "")
 
@@ -59,7 +61,7 @@ class _Embedder(nn.Module):
         spec = self.spec
         shared = {"dtype": spec.dtype, "axis_name": axis_name}
         if spec.network in _OSNETS:
-            backbone = osnet.OSNet(**_OSNETS[spec.network], name="backbone", **shared)
+            backbone: nn.Module = osnet.OSNet(**_OSNETS[spec.network], name="backbone", **shared)
         elif spec.network in _RESNETS:
             backbone = resnet.ResNet(
                 _RESNETS[spec.network], spec.last_stride, name="backbone", **shared
@@ -105,8 +107,7 @@ class ReIDNetwork:
     def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
         """(params, batch_stats), drawn as the official code draws them; image_shape is H, W, 3."""
         images = jnp.zeros((1, *image_shape), jnp.float32)
-        plan = {"train": False, "between": None, "axis_name": None}
-        variables = _Embedder(self).init(key, images, **plan)
+        variables = _Embedder(self).init(key, images, train=False, between=None, axis_name=None)
         return variables["params"], variables["batch_stats"]
 
     def apply(
@@ -127,8 +128,9 @@ class ReIDNetwork:
         def between(stage: str, x: jax.Array) -> jax.Array:
             if not train or not draws or stage not in draws:
                 return x
-            options = {"eps": eps, "ddof": ddof, "kind": kind, "axis_name": axis_name}
-            return ops.apply_draw(x, draws[stage], **options)
+            return ops.apply_draw(
+                x, draws[stage], eps=eps, ddof=ddof, kind=kind, axis_name=axis_name
+            )
 
         (logits, features), new = _Embedder(self).apply(
             {"params": params, "batch_stats": batch_stats},

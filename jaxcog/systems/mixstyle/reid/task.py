@@ -21,7 +21,7 @@ from jaxcog.systems.mixstyle.layer import MixStyle
 from jaxcog.systems.mixstyle.reid import figures
 from jaxcog.systems.mixstyle.reid.model import Embedding, ReIDNetwork, stages_of
 from jaxcog.systems.mixstyle.reid.torch_names import tables_of
-from jaxcog.task import Batch, Key, Scalars, Setting, State, Task
+from jaxcog.task import Batch, Key, Scalars, Setting, State, Task, judged
 
 RANKS = (1, 5, 10, 20)
 
@@ -113,8 +113,7 @@ class ReID:
 
     def objective(self, out: Embedding, persons: jax.Array) -> tuple[jax.Array, Scalars]:
         """The loss of one batch's output, and what is logged beside it."""
-        smoothing = {"label_smoothing": self.label_smoothing}
-        value = cross_entropy(out.logits, persons, **smoothing)
+        value = cross_entropy(out.logits, persons, label_smoothing=self.label_smoothing)
         right = (jnp.argmax(out.logits, axis=-1) == persons).astype(jnp.float32)
         scalars = {"accuracy": 100 * jnp.mean(right)}
         if self.triplet:
@@ -137,7 +136,7 @@ def _image_shape(setting: Setting) -> tuple[int, int, int]:
 def _embedder(network: ReIDNetwork) -> figures.Embed:
     @jax.jit
     def embed(state: State, images: jax.Array) -> jax.Array:
-        params = state.get("ema", state["params"])
+        params = judged(state)
         return network.apply(params, state["batch_stats"], images, train=False).features
 
     return embed

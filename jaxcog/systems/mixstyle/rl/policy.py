@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcog.nn.forward import forward
 from jaxcog.nn.loop_convolution import same_convolution
 from jaxcog.nn.precision import at_least_float32
 from jaxcog.systems.mixstyle import ops
@@ -198,4 +199,4 @@ class Policy:
                 return x
             return ops.apply_draw(x, draws[stage], eps=eps, ddof=ddof, axis_name=axis_name)
 
-        return PolicyOutput(**_ActorCritic(self).apply({"params": params}, images, noise, between))
+        return PolicyOutput(**forward(_ActorCritic(self), params, images, noise, between))

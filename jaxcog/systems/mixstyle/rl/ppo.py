@@ -5,7 +5,9 @@ Losses are per example; averaging is the caller's. Only `normalized` looks acros
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,10 +111,12 @@ def squared_kernels(params: Any) -> jax.Array:
     """Half the sum of squares of all kernels; biases are left out."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     kernels = [leaf for path, leaf in leaves if path_name(path).endswith("kernel")]
-    return sum(jnp.sum(kernel**2) for kernel in kernels) / 2
+    return functools.reduce(jnp.add, [jnp.sum(kernel**2) for kernel in kernels]) / 2
 
 
-class AdamState(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AdamState:
     """count: int32 updates done; mean, square: running averages, as the parameters."""
 
     count: jax.Array

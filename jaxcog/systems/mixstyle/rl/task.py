@@ -180,8 +180,10 @@ class _Learner:
         if noisy and self.config.samples is not None:
             shape = (self.config.samples, len(images), self.config.hidden)
             noise = jax.random.normal(rng.stream(key, "noise"), shape)
-        options = {"eps": self.config.mixstyle.eps, "ddof": self.config.mixstyle.ddof}
-        return self.policy.apply(params, images, draws=draws, noise=noise, **options)
+        style = self.config.mixstyle
+        return self.policy.apply(
+            params, images, draws=draws, noise=noise, eps=style.eps, ddof=style.ddof
+        )
 
     def draws(self, key: Key, rows: int, groups: int) -> dict[str, ops.MixDraw]:
         """MixStyle's draws for a batch in which each group mixes among its own rows."""
