@@ -324,14 +324,15 @@ def _reproduce(args: argparse.Namespace, _: list[str]) -> int:
 
     if args.all:
         _only_all(args, [], "system")
-        found = list(overview.reproduce_all(_reporter(), seeds=args.seeds))
+        found = list(overview.reproduce_all(_reporter(), seeds=args.seeds, out=args.out))
+        if args.out is not None:
+            overview.write_all_claims(found, args.out)
     else:
         wanted = args.out is not None
         results = reproduce.reproduce(args.system, _reporter(), seeds=args.seeds, figures=wanted)
         found = [overview.SystemClaims(args.system, results)]
-    if args.out is not None:
-        command = f"jaxcog reproduce {'--all' if args.all else args.system}"
-        overview.write_claims(found, args.out, command)
+        if args.out is not None:
+            overview.write_claims(found[0], args.out)
     return _show_claims(args, found)
 
 
@@ -340,15 +341,7 @@ def _show_claims(args: argparse.Namespace, found: Any) -> int:
 
     held = all(one.held for one in found)
     if args.json:
-        said = [
-            {
-                "system": one.system,
-                "held": one.held,
-                "claims": [result.to_json() for result in one.results],
-                **({"error": one.error} if one.error else {}),
-            }
-            for one in found
-        ]
+        said = [overview.claims_json(one) for one in found]
         print(json.dumps({"held": held, "systems": said} if args.all else said[0]))
         return 0 if held else 1
     for one in found:

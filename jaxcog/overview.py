@@ -21,7 +21,7 @@ from typing import Any
 import jax
 
 from jaxcog import experiments, report, reproduce
-from jaxcog.errors import UserError
+from jaxcog.errors import DataError, UserError
 from jaxcog.planning import topology
 from jaxcog.planning.hardware import size_text
 from jaxcog.reproduce import ClaimResult
@@ -32,37 +32,98 @@ SCALE = 8
 """`plan --all` compares each slice with one of so many times the chips and the batch."""
 
 
+CLAIMS_FILE = "claims.json"
+
+
 def provenance(command: str) -> str:
-    """When, with which versions and by which command a table was made: one line."""
+    """By which command, when and with which versions a table was made: one line."""
+    return f"`{command}`, {_circumstances()}"
+
+
+def _circumstances() -> str:
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jaxcog", "jax", "flax")]
     where = f"Python {platform.python_version()}, {jax.default_backend()}"
     today = datetime.date.today().isoformat()
-    return f"`{command}`, {today}, {', '.join(versions)}, {where}"
+    return f"{today}, {', '.join(versions)}, {where}"
 
 
 @dataclasses.dataclass(frozen=True)
 class SystemClaims:
-    """What `reproduce` said of one system; `error` where it could not be run."""
+    """What `reproduce` said of one system; `error` where it could not be run.
+
+    made: when and with which versions.
+    """
 
     system: str
     results: Sequence[ClaimResult]
     error: str = ""
+    made: str = dataclasses.field(default_factory=_circumstances)
 
     @property
     def held(self) -> bool:
         return not self.error and all(result.held for result in self.results)
 
 
-def reproduce_all(reporter: Reporter, *, seeds: int | None = None) -> Iterator[SystemClaims]:
-    """The claims of every system, one system after another, with figures."""
+def reproduce_all(
+    reporter: Reporter, *, seeds: int | None = None, out: Path | None = None
+) -> Iterator[SystemClaims]:
+    """The claims of every system, one system after another.
+
+    out: each system's results and pictures are written to a folder of its name in there, as soon
+      as they are known; a system whose results lie there already is not run again.
+    """
     for system in reproduce.systems():
+        found = None if out is None else read_claims(system, out / system, seeds)
+        if found is not None:
+            reporter.say(f"{system}: {found.made}, in {out}; remove its folder to run it again")
+            yield found
+            continue
         reporter.say(f"{system}:")
         try:
-            results = reproduce.reproduce(system, reporter, seeds=seeds, figures=True)
-            yield SystemClaims(system, results)
+            results = reproduce.reproduce(system, reporter, seeds=seeds, figures=out is not None)
+            found = SystemClaims(system, results)
+            if out is not None:
+                write_claims(found, out / system)
+            yield found
         except UserError as error:
             yield SystemClaims(system, (), str(error))
         jax.clear_caches()  # no two systems share a program
+
+
+def claims_json(one: SystemClaims) -> dict[str, Any]:
+    """What `reproduce --json` prints of one system."""
+    plain = {
+        "system": one.system,
+        "held": one.held,
+        "made": one.made,
+        "claims": [result.to_json() for result in one.results],
+    }
+    return {**plain, "error": one.error} if one.error else plain
+
+
+def read_claims(system: str, folder: Path, seeds: int | None = None) -> SystemClaims | None:
+    """What `write_claims` left, without pictures; None where that is nothing, or of other claims.
+
+    Raises:
+      DataError: the file is damaged.
+    """
+    file = folder / CLAIMS_FILE
+    if not file.is_file():
+        return None
+    try:
+        said = json.loads(file.read_text())
+        claims = reproduce.with_seeds(reproduce.claims_of(system), seeds)
+        by_title = {one["title"]: one for one in said["claims"]}
+        results = [
+            reproduce.kept(claim, by_title[claim.title]) if claim.title in by_title else None
+            for claim in claims
+        ]
+        made = str(said["made"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{file} cannot be read ({error!r}): remove its folder") from error
+    whole = [result for result in results if result is not None]
+    same = len(whole) == len(claims) == len(by_title)
+    return SystemClaims(system, whole, made=made) if same else None
 
 
 def claims_table(found: Sequence[SystemClaims], note: str = "") -> Table:
@@ -82,23 +143,39 @@ def claims_table(found: Sequence[SystemClaims], note: str = "") -> Table:
     return Table(title="What the papers claim, checked", header=header, rows=rows, note=note)
 
 
-def write_claims(found: Sequence[SystemClaims], out: Path, command: str) -> list[Path]:
-    """claims.md, and index.html with every table and picture, in `out`; pictures as files too."""
-    whole = claims_table(found, provenance(command))
-    tables = [(one.system, result) for one in found for result in one.results]
+def write_claims(one: SystemClaims, out: Path) -> None:
+    """claims.json and claims.md, and index.html with every table and picture, in `out`."""
+    note = f"`jaxcog reproduce {one.system}`, {one.made}"
+    whole = dataclasses.replace(claims_table([one], note), title=f"{one.system}: claims, checked")
     figures: list[Figure] = [whole]
-    for system, result in tables:
-        figures.append(dataclasses.replace(result.table(), title=f"{system}: {result.claim.title}"))
-        figures += [
-            dataclasses.replace(figure, title=f"{system}: {figure.title}")
-            for figure in result.figures
-        ]
-    written = report.save_figures(figures, out, title="What the papers claim, checked")
-    text = [report.markdown(whole)]
-    text += [report.markdown(figure) for figure in figures[1:] if isinstance(figure, Table)]
-    target = out / "claims.md"
-    target.write_text("\n".join(text))
-    return [target, *written]
+    for result in one.results:
+        figures += [result.table(), *result.figures]
+    report.save_figures(figures, out, title=whole.title)
+    tables = [figure for figure in figures[1:] if isinstance(figure, Table)]
+    _write_markdown(whole, tables, out)
+    (out / CLAIMS_FILE).write_text(json.dumps(claims_json(one), indent=1) + "\n")
+
+
+def write_all_claims(found: Sequence[SystemClaims], out: Path) -> None:
+    """claims.md, and index.html that leads to each system's pictures, in `out`."""
+    whole = claims_table(found, "`jaxcog reproduce --all`")
+    tables = [
+        dataclasses.replace(
+            table,
+            title=f"{one.system}: {table.title}",
+            note=f"{table.note}\n{one.made}",
+        )
+        for one in found
+        for table in (result.table() for result in one.results)
+    ]
+    pages = [(one.system, f"{one.system}/index.html") for one in found if one.results]
+    report.save_figures([whole, *tables], out, title=whole.title, pages=pages)
+    _write_markdown(whole, tables, out)
+
+
+def _write_markdown(whole: Table, tables: Sequence[Table], out: Path) -> None:
+    text = [report.markdown(whole), *(report.markdown(table, level=2) for table in tables)]
+    (out / "claims.md").write_text("\n".join(text))
 
 
 def plan_all(reporter: Reporter) -> list[dict[str, Any]]:

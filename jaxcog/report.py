@@ -66,13 +66,17 @@ def write_report(
 
 
 def save_figures(
-    figures: Sequence[Figure], out_dir: Path, *, title: str = "Predictions"
+    figures: Sequence[Figure],
+    out_dir: Path,
+    *,
+    title: str = "Predictions",
+    pages: Sequence[tuple[str, str]] = (),
 ) -> list[Path]:
     """Writes each figure under a name made from its title, and index.html with all of them.
 
     Galleries, matrices, curves and histograms become .png, animations .gif, tables .md and .json;
-    files keep their own names. Existing files of the same names are replaced. Returns the paths
-    written, index.html last.
+    files keep their own names. Existing files of the same names are replaced. `pages` are links at
+    the top, (text, address). Returns the paths written, index.html last.
 
     Raises:
       ValueError: a picture that is not uint8 [H, W, 3], or two files of one name.
@@ -91,7 +95,8 @@ def save_figures(
             written.append(out_dir / f"{stem}{suffix}")
             _write(written[-1], content)
     index = out_dir / "index.html"
-    sections = [("Figures", page.figures_html(figures))] if figures else []
+    sections = [("Pages", page.links_html(pages))] if pages else []
+    sections += [("Figures", page.figures_html(figures))] if figures else []
     _write(index, page.page(title, "", sections).encode())
     return [*written, index]
 
@@ -168,8 +173,8 @@ def _files(figure: Figure) -> dict[str, bytes]:
     raise TypeError(f"not a figure of jaxcog.show: {type(figure).__name__}")
 
 
-def markdown(table: Table) -> str:
-    """The table as a Markdown section."""
+def markdown(table: Table, level: int = 1) -> str:
+    """The table as a Markdown section, with a heading of that level."""
 
     def line(cells: Sequence[object]) -> str:
         texts = (str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells)
@@ -178,7 +183,7 @@ def markdown(table: Table) -> str:
     marks = ("---:" if right else "---" for right in page.numeric_columns(table))
     rows = [line(table.header), line(list(marks)), *map(line, page.cell_texts(table))]
     note = f"\n{table.note}\n" if table.note else ""
-    return f"# {table.title}\n\n" + "\n".join(rows) + "\n" + note
+    return f"{'#' * level} {table.title}\n\n" + "\n".join(rows) + "\n" + note
 
 
 def _json(table: Table) -> str:

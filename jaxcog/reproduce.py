@@ -87,11 +87,44 @@ class ClaimResult:
         return {
             "title": self.claim.title,
             "config": self.claim.config,
+            "seeds": self.claim.seeds,
             "held": self.held,
             "seconds": round(self.seconds, 1),
             "values": values,
             "checks": checks,
         }
+
+
+def kept(claim: Claim, found: Mapping[str, Any]) -> ClaimResult | None:
+    """The result that `ClaimResult.to_json` made, without figures; its numbers are judged anew.
+
+    None where it is of another claim: other variants, cells, metrics, or another number of runs.
+    """
+    if (found["title"], found["config"]) != (claim.title, claim.config):
+        return None
+    values = {
+        variant: {
+            metric: np.array([found_metric["runs"].get(cell or "all", []) for cell in claim.cells])
+            for metric, found_metric in metrics.items()
+        }
+        for variant, metrics in found["values"].items()
+    }
+    shape = (len(claim.cells), claim.seeds)
+    fits = values.keys() == claim.variants.keys() and all(
+        set(metrics) == set(claim.metrics) and all(x.shape == shape for x in metrics.values())
+        for metrics in values.values()
+    )
+    if not fits:
+        return None
+    checks = tuple(_check(requirement, values) for requirement in claim.requirements)
+    return ClaimResult(claim, values, checks, found["seconds"])
+
+
+def with_seeds(claims: Sequence[Claim], seeds: int | None) -> tuple[Claim, ...]:
+    """The claims with another number of runs per variant and cell, if one is given."""
+    if seeds is None:
+        return tuple(claims)
+    return tuple(dataclasses.replace(claim, seeds=seeds) for claim in claims)
 
 
 def _spread(values: np.ndarray) -> str:
@@ -123,13 +156,9 @@ def reproduce(
       seeds: overrides the number of runs per variant and cell.
       figures: whether to keep what the task shows of one run of each claim.
     """
-    results: list[ClaimResult] = []
     reused = _Reused()
-    for claim in claims_of(system):
-        if seeds is not None:
-            claim = dataclasses.replace(claim, seeds=seeds)
-        results.append(_run(claim, reporter, figures, reused))
-    return results
+    claims = with_seeds(claims_of(system), seeds)
+    return [_run(claim, reporter, figures, reused) for claim in claims]
 
 
 @dataclasses.dataclass

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxcog import cli, overview, reproduce
 from jaxcog.claim import AtLeast, Claim
+from jaxcog.errors import DataError
 from jaxcog.training.progress import Silent
 
 PLAN = {
@@ -91,7 +93,35 @@ def test_one_claim_with_its_pictures(
     assert said["claims"][0]["checks"][0]["measured"] > 0
     assert "Digits can be hashed" in (tmp_path / "claims.md").read_text()
     assert (tmp_path / "index.html").is_file()
-    assert list(tmp_path.glob("orthohash-*.png"))
+    assert list(tmp_path.glob("*.png"))
+    kept = overview.read_claims("orthohash", tmp_path)
+    assert kept.results[0].table() == reproduce.kept(claim(0.0), said["claims"][0]).table()
+    assert kept.made == said["made"]
+    monkeypatch.setattr(reproduce, "claims_of", lambda system: (claim(200.0),))
+    assert not overview.read_claims("orthohash", tmp_path).held, "old numbers, new requirement"
+    assert overview.read_claims("orthohash", tmp_path, seeds=2) is None
+    assert overview.read_claims("orthohash", tmp_path / "nothing") is None
+    (tmp_path / overview.CLAIMS_FILE).write_text("{")
+    with pytest.raises(DataError, match="cannot be read"):
+        overview.read_claims("orthohash", tmp_path)
+
+
+def test_what_was_reproduced_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reproduce, "systems", lambda: ["orthohash"])
+    monkeypatch.setattr(reproduce, "claims_of", lambda system: (claim(0.0),))
+    values = {"on": {"mAP@200": np.array([[50.0]])}}
+    checks = (("mAP@200 of on at least 0", 50.0, True),)
+    result = reproduce.ClaimResult(claim(0.0), values, checks, 1.0)
+    one = overview.SystemClaims("orthohash", [result], made="some day")
+    overview.write_claims(one, tmp_path / "orthohash")
+    monkeypatch.delattr(reproduce, "reproduce")
+    (found,) = overview.reproduce_all(Silent(), out=tmp_path)
+    assert found.results[0].checks == checks
+    overview.write_all_claims([found], tmp_path)
+    text = (tmp_path / "claims.md").read_text()
+    assert "some day" in text
+    assert "## orthohash: Digits can be hashed" in text
+    assert 'href="orthohash/index.html"' in (tmp_path / "index.html").read_text()
 
 
 def test_all_claims_are_one_table(

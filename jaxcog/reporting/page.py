@@ -93,6 +93,12 @@ def figures_html(figures: Sequence[Figure]) -> str:
     return f'<div class="pair">{"".join(figure_html(f) for f in figures)}</div>'
 
 
+def links_html(pages: Sequence[tuple[str, str]]) -> str:
+    """(text, address) of each page, as a line of links."""
+    links = (f'<a href="{escape(address)}">{escape(text)}</a>' for text, address in pages)
+    return f'<p class="note">{" · ".join(links)}</p>'
+
+
 def table_html(table: Table) -> str:
     """A table with header scopes; columns of numbers are aligned to the right."""
     numeric = numeric_columns(table)
