@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxcog.errors import CheckpointError
 from jaxcog.interop.names import Ignore, NameTable
 from jaxcog.nn.clip_names import clip_text_rules
 from jaxcog.nn.clip_text import ClipTextTransformer
+from jaxcog.nn.forward import forward
 
 HEAD_WIDTH = 64
 
@@ -43,6 +45,10 @@ def clip_word_table(
     names = NameTable(
         (*clip_text_rules(), Ignore(r"visual\..*|logit_scale|.*_(size|length|res.*)"))
     )
+    if "token_embedding.weight" not in tensors:
+        raise CheckpointError(
+            "no text tower: token_embedding.weight is missing; give a whole CLIP checkpoint"
+        )
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), names.to_ours(tensors)["params"])
     if kind == "token_mean":
         rows = _token_means(params["token_embedding"], tokens)
@@ -56,9 +62,9 @@ def clip_word_table(
             vocabulary,
             params["positional_embedding"].shape[0],
         )
-        encode = jax.jit(lambda x: tower.apply({"params": params}, x))
+        encode = jax.jit(functools.partial(forward, tower))
         padded = np.pad(tokens, ((0, -len(tokens) % batch), (0, 0)))
-        parts = [encode(jnp.asarray(part)) for part in padded.reshape(-1, batch, tokens.shape[1])]
+        parts = [encode(params, part) for part in padded.reshape(-1, batch, tokens.shape[1])]
         rows = np.concatenate(parts)[: len(tokens)]
     return np.concatenate([np.zeros((1, rows.shape[1]), np.float32), rows])
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +10,6 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-import jaxcog.systems.dlfs
 from jaxcog.interop.names import flattened
 from jaxcog.systems.dlfs import infer, losses, model, ops, torch_names
 
@@ -195,10 +192,3 @@ def test_rematerialisation_changes_nothing():
     plain = gradient(params, ARCH)
     again = gradient(params, model.dataclasses.replace(ARCH, remat=True))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), plain, again)
-
-
-@pytest.mark.slow
-def test_the_page_runs():
-    page = (Path(jaxcog.systems.dlfs.__file__).parent / "README.md").read_text()
-    for snippet in re.findall(r"```python\n(.*?)```", page, re.S):
-        exec(compile(snippet, "README.md", "exec"), {})
