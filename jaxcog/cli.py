@@ -11,20 +11,17 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
+from jaxcog import arguments
 from jaxcog.errors import ConfigError, UserError
-
-_DESCRIPTION = "Ten papers on perception, retrieval, imagination and few-shot adaptation, in JAX."
-_EPILOG = "Settings of a config: `jaxcog train CONFIG --help`. Where to begin: `jaxcog list`."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit status."""
     _quiet_libraries()
-    parser = _parser()
+    parser = arguments.parser(_VERBS)
     args, rest = parser.parse_known_args(argv)
     if rest and not args.settings:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -34,11 +31,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jaxcog {args.verb}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"interrupted{_how_to_go_on(args)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _how_to_go_on(args: argparse.Namespace) -> str:
+    if args.verb == "train":
+        return "; the same command goes on from the last checkpoint"
+    if args.verb == "reproduce" and args.all and args.out is not None:
+        return f"; the same command goes on with what is not in {args.out} yet"
+    return ""
 
 
 def _quiet_libraries() -> None:
@@ -54,97 +59,6 @@ def _is_news(record: logging.LogRecord) -> bool:
     return "_SignalingThread.run() raised" not in record.getMessage()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jaxcog", description=_DESCRIPTION, epilog=_EPILOG)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    def verb(
-        name: str,
-        run: Callable[[argparse.Namespace, list[str]], int],
-        text: str,
-        settings: bool = False,
-    ) -> argparse.ArgumentParser:
-        tail = " Further flags set the config's fields, such as --train.seed 3." if settings else ""
-        sub = verbs.add_parser(
-            name, help=text, description=text + tail, allow_abbrev=False, add_help=False
-        )
-        sub.set_defaults(run=run, settings=settings, verb=name)
-        sub.add_argument("-h", "--help", action="store_true", help="show this help")
-        sub.set_defaults(parser=sub)
-        return sub
-
-    verb("list", _list, "Every system and config, with what it needs.").add_argument(
-        "--json", action="store_true", help="as JSON"
-    )
-
-    sub = verb("train", _train, "Train a config, or go on where it stopped.", settings=True)
-    sub.add_argument("config", nargs="?", metavar="CONFIG", help="such as mixstyle/digits")
-    sub.add_argument("--workdir", type=Path, help="folder of the run (default: under runs/)")
-    sub.add_argument("--tiny", action="store_true", help="the tiny variant, on generated data")
-    sub.add_argument("--profile", metavar="START:STOP", help="trace these updates to WORKDIR")
-
-    sub = verb("eval", _eval, "Evaluate a run or checkpoint.", settings=True)
-    sub.add_argument("path", nargs="?", type=Path, metavar="WORKDIR-OR-CHECKPOINT")
-    sub.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
-    sub.add_argument("--json", action="store_true", help="as JSON")
-
-    sub = verb("predict", _predict, "Pictures of what a trained run says about files.")
-    sub.add_argument("path", nargs="?", type=Path, metavar="WORKDIR")
-    sub.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="files or folders")
-    sub.add_argument("--out", type=Path, help="folder for the pictures")
-    sub.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
-
-    sub = verb("plan", _plan, "Compile for a TPU slice without one; see if it fits.", settings=True)
-    sub.add_argument("config", nargs="?", metavar="CONFIG")
-    sub.add_argument(
-        "--topology", help="such as v5e:4x4 or v5p:2x2x2 (default: what the config is meant for)"
-    )
-    _add_all(sub, "every config, on its slice and on one eight times larger")
-    sub.add_argument("--tiny", action="store_true", help="the tiny variant")
-    sub.add_argument("--json", action="store_true", help="as JSON")
-
-    sub = verb("bench", _bench, "Measure a config's step and input pipeline.", settings=True)
-    sub.add_argument("config", nargs="?", metavar="CONFIG")
-    sub.add_argument("--steps", type=int, default=30, help="updates to time")
-    sub.add_argument(
-        "--evaluation", action="store_true", help="also evaluation in batches and one at a time"
-    )
-    _add_all(sub, "the default config of every system")
-    sub.add_argument("--tiny", action="store_true", help="the tiny variant")
-    sub.add_argument("--json", action="store_true", help="as JSON")
-
-    sub = verb("reproduce", _reproduce, "Check a paper's claim on data that ships.")
-    sub.add_argument("system", nargs="?", metavar="SYSTEM")
-    sub.add_argument("--seeds", type=int, help="runs per setting (default: the claim's own)")
-    _add_all(sub, "every system, one table")
-    sub.add_argument("--json", action="store_true", help="as JSON")
-
-    sub = verb("import-torch", _import, "Official PyTorch checkpoint to a run.", settings=True)
-    sub.add_argument("system", nargs="?", metavar="SYSTEM", help="a system, or one of its configs")
-    sub.add_argument("file", nargs="?", type=Path, metavar="FILE")
-    sub.add_argument("--out", type=Path, help="folder for the imported run")
-    sub.add_argument(
-        "--allow-missing",
-        action="append",
-        default=[],
-        metavar="REGEX",
-        help="variables that keep their initial values, such as '^params/classifier/'",
-    )
-    sub.add_argument("--json", action="store_true", help="as JSON")
-
-    sub = verb("prepare", _prepare, "A dataset as distributed to ArrayRecord files.")
-    sub.add_argument("dataset", nargs="?", metavar="DATASET")
-    sub.add_argument("--raw", type=Path, help="folder with the dataset as distributed")
-    sub.add_argument("--out", type=Path, help="where it goes (default: ~/jaxcog_data)")
-    sub.add_argument("--json", action="store_true", help="as JSON")
-    return parser
-
-
-def _add_all(sub: argparse.ArgumentParser, text: str) -> None:
-    sub.add_argument("--all", action="store_true", help=text)
-    sub.add_argument("--out", type=Path, help="folder for tables and pictures")
-
-
 def _need(args: argparse.Namespace, *names: str) -> bool:
     """Whether help was asked for and shown; complains about arguments that are missing."""
     if args.help:
@@ -152,8 +66,11 @@ def _need(args: argparse.Namespace, *names: str) -> bool:
         return True
     missing = [name for name in names if not getattr(args, name)]
     if missing:
-        flags = [f"--{name}" if name in ("out", "raw") else name.upper() for name in missing]
-        raise ConfigError(f"{' and '.join(flags)} missing; see `jaxcog {args.verb} --help`")
+        called = {"out": "--out", "raw": "--raw", "path": "WORKDIR", "inputs": "INPUT"}
+        flags = [called.get(name, name.upper()) for name in missing]
+        listed = [flag.lower() for flag in flags if flag in ("CONFIG", "SYSTEM")]
+        hint = f" (`jaxcog list` names every {listed[0]})" if listed else ""
+        raise ConfigError(f"{' and '.join(flags)} missing{hint}; see `jaxcog {args.verb} --help`")
     return False
 
 
@@ -404,6 +321,19 @@ def _prepare(args: argparse.Namespace, _: list[str]) -> int:
     found = builders.prepare(args.dataset, args.raw, args.out)
     _show(args, found.to_json(), found.text())
     return 0
+
+
+_VERBS: dict[str, arguments.Run] = {
+    "list": _list,
+    "train": _train,
+    "eval": _eval,
+    "predict": _predict,
+    "plan": _plan,
+    "bench": _bench,
+    "reproduce": _reproduce,
+    "import-torch": _import,
+    "prepare": _prepare,
+}
 
 
 if __name__ == "__main__":

@@ -83,7 +83,8 @@ def _neighbours(
         label = _name(data, query["label"][q])
         pictures = [Picture(_rgb(data, queries[q]), label)]
         for item in np.argsort(distances[q], kind="stable")[:_NEIGHBOURS]:
-            caption = f"{_name(data, database['label'][item])}, {distances[q, item]} bits"
+            bits = int(distances[q, item])
+            caption = f"{_name(data, database['label'][item])}, {bits} bit{'s' * (bits != 1)}"
             border = "good" if related[q, item] else "bad"
             pictures.append(Picture(_rgb(data, items[item]), caption, border))
         rows.append((label, pictures))
