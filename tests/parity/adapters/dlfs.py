@@ -379,30 +379,54 @@ def generator(golden: Golden) -> None:
         golden.check(f"out/{name}", ours)
 
 
+def conv2d_as_products(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
+    """`ops.conv2d` as a matrix product for each position of the kernel.
+
+    On CPUs XLA has slow kernels for gradients of convolutions, and for float64 ones none but plain
+    loops: minutes become hours at official sizes. Its matrix products are fast in both.
+    """
+    k = kernel.shape[0]
+    height, width = ((size - k) // stride + 1 for size in x.shape[1:3])
+
+    @jax.checkpoint  # or every shifted copy of x would be kept for the backward pass
+    def products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        y = jnp.zeros((), x.dtype)
+        for i in range(k):
+            for j in range(k):
+                rows = slice(i, i + (height - 1) * stride + 1, stride)
+                columns = slice(j, j + (width - 1) * stride + 1, stride)
+                y = y + x[:, rows, columns] @ kernel[i, j]
+        return y
+
+    return products(x, kernel)
+
+
 @adapter("dlfs", r"discriminator(_.*)?")
 def discriminator(golden: Golden) -> None:
     arch = discriminator_architecture(golden.meta["ctor"])
     table = NameTable(names.discriminator("", _PARAMS))
     weights = golden.weights()
-    params = to_ours(table, weights)
     x = jnp.asarray(golden["in/image_u8_nhwc"], jnp.float32) / 127.5 - 1
     classes = jnp.asarray(golden["in/classes"], jnp.int32)
-    logits, sown = jax.jit(
-        lambda p, x: model.AgeDiscriminator(arch).apply({"params": p}, x, mutable=["intermediates"])
-    )(params, x)
-    golden.check("out/logits", maybe_nchw(logits))
-    golden.check("out/features", maybe_nchw(sown["intermediates"]["features"][0]))
+    gamma = golden.meta["ctor"]["lambda_r1"]
 
-    def real(params: Any, x: jax.Array) -> jax.Array:
-        logits = model.discriminate(arch, params, x)
-        return losses.selected_class_gan(logits, classes, real=True)
+    def real(params: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+        module = model.AgeDiscriminator(arch)
+        logits, sown = module.apply({"params": params}, x, mutable=["intermediates"])
+        loss = losses.selected_class_gan(logits, classes, real=True)
+        return loss, (logits, sown["intermediates"]["features"][0])
 
-    def penalty(params: Any) -> jax.Array:
-        gamma = golden.meta["ctor"]["lambda_r1"]
+    def penalty(params: Any, x: jax.Array) -> jax.Array:
         return losses.r1(lambda x: model.discriminate(arch, params, x), x, gamma=gamma)
 
-    value, (by_params, by_x) = jax.jit(jax.value_and_grad(real, (0, 1)))(params, x)
+    params = to_ours(table, weights)
+    with mock.patch.object(ops, "conv2d", conv2d_as_products):
+        found = jax.jit(jax.value_and_grad(real, (0, 1), has_aux=True))(params, x)
+        second = jax.jit(jax.value_and_grad(penalty))(params, x)
+    (value, (logits, features)), (by_params, by_x) = found
     golden.check("out/loss_real", value)
+    golden.check("out/logits", maybe_nchw(logits))
+    golden.check("out/features", maybe_nchw(features))
     by_x = maybe_nchw(by_x)
     b, c, h, w = by_x.shape
     pooled = golden["grad/gan/x_pool"].shape[-2:]
@@ -411,7 +435,7 @@ def discriminator(golden: Golden) -> None:
     corner = golden["grad/gan/x_corner"].shape[-2:]
     golden.check("grad/gan/x_corner", by_x[:, :, : corner[0], : corner[1]])
     _check_parameter_gradients(golden, "grad/gan/param/", table, by_params, weights)
-    value, by_params = jax.jit(jax.value_and_grad(penalty))(params)
+    value, by_params = second
     golden.check("out/r1", value)
     _check_parameter_gradients(golden, "grad/r1/param/", table, by_params, weights)
 
@@ -538,20 +562,8 @@ LOSS_NAMES = {
 def train_steps(golden: Golden) -> None:
     """In float64: with beta1 = 0 the first update of D is the sign of each gradient, so float32
     rounding of the smallest ones reaches every gradient of G behind it."""
-    with jax.enable_x64(True), mock.patch.object(ops, "conv2d", conv2d_as_product):
+    with jax.enable_x64(True), mock.patch.object(ops, "conv2d", conv2d_as_products):
         _train_steps(golden)
-
-
-def conv2d_as_product(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
-    """`ops.conv2d` as one matrix product: XLA has fast float64 products on CPUs, no convolutions."""
-    k, _, channels, features = kernel.shape
-    height, width = ((size - k) // stride + 1 for size in x.shape[1:3])
-    patches = [
-        x[:, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride]
-        for i in range(k)
-        for j in range(k)
-    ]
-    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(k * k * channels, features)
 
 
 def _wide(tree: Any) -> Any:
