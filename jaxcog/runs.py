@@ -230,6 +230,7 @@ def import_torch(
         return leaf if value is None else jax.device_put(value, place)
 
     state = jax.tree_util.tree_map_with_path(pick, state, program.state_shardings)
+    state = program.task.after_import(state)
     claim(out, name, experiment)
     meta: dict[str, Any] = {
         "step": 0,

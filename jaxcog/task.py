@@ -95,6 +95,10 @@ def _no_figures(
     return []
 
 
+def _as_it_is(state: State) -> State:
+    return state
+
+
 def _any_origin(data: DataInfo | None) -> None:
     pass
 
@@ -133,6 +137,7 @@ class Task:
       that knows the most keys is taken; None where there is none.
     import_parts: the entries of the State that an official checkpoint holds.
     import_kept: expressions of paths in them that it does not hold, because an earlier stage did.
+    after_import(state) -> State with what follows from imported weights, such as their average.
     check_origin(data): called before a fresh run with the data of the run in `train.start_from`,
       None where there is none; raises where that is no start for this task.
     samples: how many evaluation examples of each split `figures` wants.
@@ -156,5 +161,6 @@ class Task:
     import_names: Any = None
     import_parts: tuple[str, ...] = ("params", "batch_stats")
     import_kept: tuple[str, ...] = ()
+    after_import: Callable[[State], State] = _as_it_is
     check_origin: Callable[[DataInfo | None], None] = _any_origin
     samples: int = 400

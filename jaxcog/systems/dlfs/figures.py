@@ -90,10 +90,10 @@ def prediction(
         rows, films = [], []
         for image, name in zip(inputs, names, strict=True):
             x = jnp.asarray(_prepared(image, size))
-            strip = infer.age_strip(arch, params, x)
+            frames = infer.traverse(arch, params, x, step=step)
+            strip = frames[:: infer.frames_between(step)]
             pictures = [_picture(np.asarray(x), "input"), *_named(strip, class_names)]
             rows.append((name.rpartition("/")[2], pictures))
-            frames = infer.traverse(arch, params, x, step=step)
             films.append(
                 Animation(f"{name.rpartition('/')[2]} through all ages", frames, _FRAMES_PER_SECOND)
             )

@@ -18,6 +18,17 @@ from jaxcog.systems.dlfs.model import Architecture
 Params = Mapping[str, Any]
 
 
+def frames_between(step: float) -> int:
+    """Frames from one age to the next: of `traversal`'s, every so many is an age itself.
+
+    Raises:
+      ValueError: step is not in (0, 1].
+    """
+    if not 0 < step <= 1:
+        raise ValueError(f"traversal: step={step} must be above 0 and at most 1")
+    return math.ceil(round(1 / step, 9))
+
+
 def traversal(latents: jax.Array, step: float = 0.05) -> jax.Array:
     """Latent vectors on the way through K ages, linearly between neighbours.
 
@@ -27,14 +38,13 @@ def traversal(latents: jax.Array, step: float = 0.05) -> jax.Array:
     Raises:
       ValueError: step is not in (0, 1].
     """
-    if not 0 < step <= 1:
-        raise ValueError(f"traversal: step={step} must be above 0 and at most 1")
-    count = math.ceil(round(1 / step, 9))
+    count = frames_between(step)
     weights = (1.0 - step * jnp.arange(count))[:, None]
     parts = [weights * a + (1 - weights) * b for a, b in itertools.pairwise(latents)]
     return jnp.concatenate([*parts, latents[-1:]])
 
 
+@functools.partial(jax.jit, static_argnames=("arch", "sigma"))
 def class_latents(
     arch: Architecture, params: Params, key: jax.Array | None = None, sigma: float = 0.2
 ) -> jax.Array:
@@ -48,6 +58,10 @@ def class_latents(
         **options,
     )
     return model.map_code(arch, params, code)
+
+
+encode = jax.jit(model.encode, static_argnames="arch")
+"""`model.encode`, compiled."""
 
 
 @functools.partial(jax.jit, static_argnames=("arch", "chunk"))
@@ -77,7 +91,7 @@ def age_strip(
     sigma: float = 0.2,
 ) -> np.ndarray:
     """One face [H, W, 3] in [-1, 1] at every age: uint8 [K, H, W, 3]."""
-    features = model.encode(arch, params, image[None])
+    features = encode(arch, params, image[None])
     return to_uint8(decode_frames(arch, params, features, class_latents(arch, params, key, sigma)))
 
 
@@ -91,7 +105,7 @@ def traverse(
     key: jax.Array | None = None,
 ) -> np.ndarray:
     """The frames of a film through all ages: uint8 [N, H, W, 3], see `traversal`."""
-    features = model.encode(arch, params, image[None])
+    features = encode(arch, params, image[None])
     latents = traversal(class_latents(arch, params, key), step)
     return to_uint8(decode_frames(arch, params, features, latents, chunk))
 
@@ -103,7 +117,7 @@ def interpolate_classes(
     latents = class_latents(arch, params)
     weights = jnp.linspace(1.0, 0.0, count)[:, None]
     between = weights * latents[first] + (1 - weights) * latents[last]
-    features = model.encode(arch, params, image[None])
+    features = encode(arch, params, image[None])
     return to_uint8(decode_frames(arch, params, features, between))
 
 

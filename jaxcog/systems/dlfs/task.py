@@ -155,8 +155,15 @@ class Synthesis:
             figures=figures.report(arch, setting.data.class_names),
             predict=figures.prediction(arch, setting.data.class_names, size, self.traversal_step),
             import_names=(names, torch_names.DISCRIMINATOR),
-            import_parts=("params", "ema"),
+            import_parts=("params",),
+            import_kept=("^params/discriminator/",),  # the authors' files hold one network each
+            after_import=_with_average,
         )
+
+
+def _with_average(state: State) -> State:
+    """The generator's average begins as the generator itself; what is shown is the average."""
+    return {**state, "ema": {"generator": state["params"]["generator"]}}
 
 
 def _check_data(config: Synthesis, setting: Setting) -> int:

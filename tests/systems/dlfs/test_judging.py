@@ -91,7 +91,7 @@ def test_other_data_is_refused():
 def test_predictions_are_strips_and_films():
     program = assemble(TINY, TINY.data.describe(), sharding.make_mesh(TINY.mesh, jax.devices()[:1]))
     task = dataclasses.replace(TINY.task, traversal_step=0.5).build(program.setting)
-    state = program.init(program.root_key())
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), program.state_struct)
     photo = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     strip, film = task.predict(state, [photo], ["a/face.png"])
     assert isinstance(strip, Gallery)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxcog.interop.names import flattened
-from jaxcog.systems.dlfs import infer, losses, model, ops, torch_names
+from jaxcog.systems.dlfs import infer, losses, model, modulation, ops, torch_names
 
 ARCH = model.Architecture(
     width=4,
@@ -35,19 +36,41 @@ def normal(seed: int, *shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-def test_modulated_convolution_is_a_kernel_an_example():
+def parameters(arch: model.Architecture, size: int) -> Any:
+    """A generator's, random; drawn without compiling anything."""
+    struct = jax.eval_shape(partial(model.init_generator, arch, size=size), jax.random.key(0))
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda x: random.normal(size=x.shape).astype(np.float32), struct)
+
+
+@pytest.fixture(scope="module")
+def layer() -> tuple[jax.Array, ...]:
+    """x, kernel, bias and style of a modulated convolution."""
+    return normal(0, 2, 6, 5, 4), normal(1, 3, 3, 4, 7), normal(2, 7), normal(3, 2, 4)
+
+
+def test_modulated_convolution_is_a_kernel_an_example(layer: tuple[jax.Array, ...]):
     """Scale, convolve, scale is the definition: every example with its own demodulated kernel."""
-    x, kernel, bias, style = (
-        normal(0, 2, 6, 5, 4),
-        normal(1, 3, 3, 4, 7),
-        normal(2, 7),
-        normal(3, 2, 4),
-    )
-    own = style[:, None, None, :, None] * kernel * ops.equalized_scale(kernel.shape)
-    own = own / jnp.sqrt(jnp.sum(own**2, axis=(1, 2, 3), keepdims=True) + ops.EPS)
-    padded = ops.reflect_pad(x, 1)
-    want = jnp.concatenate([ops.conv2d(padded[i : i + 1], own[i]) for i in range(2)]) + bias
-    np.testing.assert_allclose(ops.modulated_conv2d(x, kernel, bias, style), want, atol=2e-6)
+    want = jax.jit(modulation.grouped_modulated_conv2d)(*layer)
+    np.testing.assert_allclose(jax.jit(ops.modulated_conv2d)(*layer), want, atol=2e-6)
+
+
+def test_grouped_kernels_are_those_of_single_examples(layer: tuple[jax.Array, ...]):
+    x, kernel, bias, style = map(np.asarray, layer)
+    got = jax.jit(modulation.grouped_modulated_conv2d)(*layer)
+    for i in range(len(x)):
+        own = style[i][:, None] * kernel * ops.equalized_scale(kernel.shape)
+        own = own / np.sqrt(np.sum(own**2, axis=(0, 1, 2)) + ops.EPS)
+        padded = np.pad(x[i], ((1, 1), (1, 1), (0, 0)), mode="reflect")
+        want = sum(padded[r : r + 6, c : c + 5] @ own[r, c] for r in range(3) for c in range(3))
+        np.testing.assert_allclose(got[i], want + bias, atol=2e-6)
+
+
+def test_cost_of_shared_and_grouped_kernels():
+    found = modulation.compare(2, 8, 4, gradient=False)
+    assert found.keys() == {"shared", "grouped"}
+    multiplied = 2 * 2 * 8 * 8 * 9 * 4 * 4
+    assert all(cost.flops > multiplied and cost.bytes_accessed > 0 for cost in found.values())
 
 
 def test_blur_is_the_depthwise_filter():
@@ -145,7 +168,7 @@ def test_codes_of_a_pair():
 @pytest.mark.parametrize("kind", ["dlfs", "lats"])
 def test_export_is_the_inverse_of_import(kind: str):
     arch = model.dataclasses.replace(ARCH, generator=kind, downsamples=2)
-    params = jax.jit(lambda key: model.init_generator(arch, key, 32))(jax.random.key(0))
+    params = parameters(arch, 32)
     tensors = torch_names.export_generator(params, kind)
     assert any("blur.weight_flip" in key for key in tensors)
     table = torch_names.DLFS if kind == "dlfs" else torch_names.LATS
@@ -169,7 +192,7 @@ def test_traversal_passes_every_age():
 
 @pytest.mark.slow
 def test_frames_do_not_depend_on_the_chunk():
-    params = jax.jit(lambda key: model.init_generator(ARCH, key, 16))(jax.random.key(0))
+    params = parameters(ARCH, 16)
     image = normal(0, 16, 16, 3)
     small, large = (infer.traverse(ARCH, params, image, step=0.5, chunk=n) for n in (2, 5))
     assert small.shape == (5, 16, 16, 3)
@@ -180,15 +203,23 @@ def test_frames_do_not_depend_on_the_chunk():
     assert np.abs(between.astype(int) - small[:3]).max() <= 1
 
 
+def decoded(arch: model.Architecture, params: Any, x: jax.Array) -> jax.Array:
+    code = ops.age_code(jnp.zeros(1, jnp.int32), jax.random.key(1), num_classes=3, dims_per_class=2)
+    return jnp.sum(model.decode(arch, params, model.encode(arch, params, x), code) ** 2)
+
+
+REMAT = model.dataclasses.replace(ARCH, remat=True)
+
+
+def test_every_block_is_rematerialised():
+    """Residual blocks (shape, one of two, identity), styled blocks (one, one that enlarges)."""
+    traced = jax.make_jaxpr(partial(decoded, REMAT))(parameters(ARCH, 16), normal(0, 1, 16, 16, 3))
+    recomputed = [one for one in traced.eqns if one.primitive.name in ("remat", "remat2", "checkpoint")]
+    assert len(recomputed) == 3 + 2
+
+
+@pytest.mark.slow
 def test_rematerialisation_changes_nothing():
-    code = ops.age_code(jnp.array([1]), jax.random.key(1), num_classes=3, dims_per_class=2)
-    x = normal(0, 1, 16, 16, 3)
-    params = jax.jit(lambda key: model.init_generator(ARCH, key, 16))(jax.random.key(0))
-
-    def loss(params: object, arch: model.Architecture) -> jax.Array:
-        return jnp.sum(model.decode(arch, params, model.encode(arch, params, x), code) ** 2)
-
-    gradient = jax.jit(jax.grad(loss), static_argnums=1)
-    plain = gradient(params, ARCH)
-    again = gradient(params, model.dataclasses.replace(ARCH, remat=True))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), plain, again)
+    x, params = normal(0, 1, 16, 16, 3), parameters(ARCH, 16)
+    gradients = [jax.jit(jax.grad(partial(decoded, a)))(params, x) for a in (ARCH, REMAT)]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *gradients)
