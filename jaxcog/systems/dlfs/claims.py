@@ -18,7 +18,7 @@ CLAIMS = (
             _FULL: {},
         },
         metrics=_METRICS,
-        seeds=2,
+        seeds=1,
         requirements=(
             AtLeast(_FULL, "age_accuracy", 0.90),
             AtMost(_FULL, "l1_ratio", 0.50),

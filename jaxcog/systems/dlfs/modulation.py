@@ -34,7 +34,7 @@ def grouped_modulated_conv2d(
     own = own * jax.lax.rsqrt(jnp.sum(own**2, axis=(1, 2, 3), keepdims=True) + ops.EPS)
     own = jnp.moveaxis(own, 0, 3).reshape(k, k, channels, b * features).astype(x.dtype)
     padded = ops.reflect_pad(x, k // 2)
-    together = jnp.moveaxis(padded, 0, 3).reshape(1, *padded.shape[1:3], b * channels)
+    together = jnp.moveaxis(padded, 0, 2).reshape(1, *padded.shape[1:3], b * channels)
     y = jax.lax.conv_general_dilated(
         together,
         own,

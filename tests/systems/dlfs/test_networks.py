@@ -74,20 +74,27 @@ def test_cost_of_shared_and_grouped_kernels():
 
 
 def test_blur_is_the_depthwise_filter():
-    x = normal(0, 1, 5, 6, 2)
-    kernel = jnp.outer(jnp.array([1.0, 2, 1]), jnp.array([1.0, 2, 1])) / 16
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = np.asarray(normal(0, 1, 5, 6, 2))
+    kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     want = sum(kernel[i, j] * padded[:, i : i + 5, j : j + 6] for i in range(3) for j in range(3))
-    np.testing.assert_allclose(ops.binomial_blur(x), want, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(ops.binomial_blur)(x), want, atol=1e-6)
+
+
+def test_reflection_leaves_the_edge_out():
+    x = np.asarray(normal(0, 1, 5, 6, 2))
+    for width in (0, 1, 3):
+        want = np.pad(x, ((0, 0), (width, width), (width, width), (0, 0)), mode="reflect")
+        np.testing.assert_array_equal(ops.reflect_pad(x, width), want)
 
 
 def test_deviation_of_the_batch():
     x = normal(0, 4, 2, 2, 3)
-    out = ops.minibatch_stddev(x)
-    want = jnp.mean(jnp.sqrt(jnp.var(x, axis=0) + 1e-8))
-    np.testing.assert_allclose(out[..., 3], jnp.full((4, 2, 2), want), rtol=1e-6)
-    halves = ops.minibatch_stddev(x, 2)
-    np.testing.assert_allclose(halves[:2], ops.minibatch_stddev(x[:2]), rtol=1e-6)
+    deviation = jax.jit(ops.minibatch_stddev, static_argnums=1)
+    want = np.mean(np.sqrt(np.var(x, axis=0) + 1e-8))
+    np.testing.assert_allclose(deviation(x)[..., 3], np.full((4, 2, 2), want), rtol=1e-6)
+    halves = deviation(x, 2)
+    np.testing.assert_allclose(halves[:2], deviation(x[:2]), rtol=1e-6)
     with pytest.raises(ValueError, match="groups of 3"):
         ops.minibatch_stddev(x, 3)
 
@@ -99,7 +106,8 @@ def mesh() -> jax.sharding.Mesh:
 def test_deviation_and_losses_are_those_of_one_device():
     x = normal(0, 8, 2, 2, 3)
     shard = partial(jax.shard_map, mesh=mesh(), in_specs=P("data"))
-    many = shard(lambda x: ops.minibatch_stddev(x, axis_name="data"), out_specs=P("data"))(x)
+    spread = shard(lambda x: ops.minibatch_stddev(x, axis_name="data"), out_specs=P("data"))
+    many = jax.jit(spread)(x)
     np.testing.assert_allclose(many, ops.minibatch_stddev(x), rtol=1e-5)
 
     def value(x: jax.Array, ids: jax.Array, axis_name: str | None = None) -> jax.Array:
@@ -108,14 +116,14 @@ def test_deviation_and_losses_are_those_of_one_device():
         return gan + losses.feature_l1(x, x**2, axis_name) + shape
 
     ids = jnp.tile(jnp.array([1, 2]), 4)  # reversed, each device's part is what it was on one
-    want = value(x, ids)
+    want = jax.jit(value)(x, ids)
     many = jax.shard_map(
         partial(value, axis_name="data"),
         mesh=mesh(),
         in_specs=(P("data"), P("data")),
         out_specs=P(),
     )
-    np.testing.assert_allclose(many(x, ids), want, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(many)(x, ids), want, rtol=1e-5)
     mapped = jax.pmap(partial(value, axis_name="data"), axis_name="data", devices=jax.devices()[:4])
     split = mapped(x.reshape(4, 2, *x.shape[1:]), ids.reshape(4, 2))
     np.testing.assert_allclose(split, jnp.full(4, want), rtol=1e-5)
@@ -214,7 +222,9 @@ REMAT = model.dataclasses.replace(ARCH, remat=True)
 def test_every_block_is_rematerialised():
     """Residual blocks (shape, one of two, identity), styled blocks (one, one that enlarges)."""
     traced = jax.make_jaxpr(partial(decoded, REMAT))(parameters(ARCH, 16), normal(0, 1, 16, 16, 3))
-    recomputed = [one for one in traced.eqns if one.primitive.name in ("remat", "remat2", "checkpoint")]
+    recomputed = [
+        one for one in traced.eqns if one.primitive.name in ("remat", "remat2", "checkpoint")
+    ]
     assert len(recomputed) == 3 + 2
 
 
