@@ -21,7 +21,7 @@ from jaxcog.errors import ConfigError, UserError
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit status."""
     _quiet_libraries()
-    parser = arguments.parser(_VERBS)
+    parser = arguments.parser(VERBS)
     args, rest = parser.parse_known_args(argv)
     if rest and not args.settings:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -323,7 +323,7 @@ def _prepare(args: argparse.Namespace, _: list[str]) -> int:
     return 0
 
 
-_VERBS: dict[str, arguments.Run] = {
+VERBS: dict[str, arguments.Run] = {
     "list": _list,
     "train": _train,
     "eval": _eval,

@@ -131,15 +131,14 @@ def claims_table(found: Sequence[SystemClaims], note: str = "") -> Table:
     rows: list[list[object]] = []
     for one in found:
         if one.error:
-            rows.append([one.system, f"could not be run: {one.error}", "", "", "NO", "", ""])
+            rows.append([one.system, f"could not be run: {one.error}", "", "", "NO", ""])
         for result in one.results:
-            seconds = f"{result.seconds:.0f}"
             for text, measured, held in result.checks:
                 answer = "yes" if held else "NO"
                 title, seeds = result.claim.title, result.claim.seeds
                 value = f"{measured:.4g}"
-                rows.append([one.system, title, text, value, answer, seeds, seconds])
-    header = ["system", "claim", "required of the mean", "measured", "held", "seeds", "seconds"]
+                rows.append([one.system, title, text, value, answer, seeds])
+    header = ["system", "claim", "required of the mean", "measured", "held", "seeds"]
     return Table(title="What the papers claim, checked", header=header, rows=rows, note=note)
 
 

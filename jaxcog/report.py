@@ -182,7 +182,10 @@ def markdown(table: Table, level: int = 1) -> str:
 
     marks = ("---:" if right else "---" for right in page.numeric_columns(table))
     rows = [line(table.header), line(list(marks)), *map(line, page.cell_texts(table))]
-    note = f"\n{table.note}\n" if table.note else ""
+    notes = table.note.splitlines()
+    dash = "- " if len(notes) > 1 else ""
+    note = "".join(f"\n{dash}{text}" for text in notes)
+    note = f"{note}\n" if note else ""
     return f"{'#' * level} {table.title}\n\n" + "\n".join(rows) + "\n" + note
 
 
