@@ -17,7 +17,7 @@ CLAIMS = (
             Margin("with MixStyle", "without MixStyle", "accuracy", 4.0),
             AtLeast("with MixStyle", "accuracy", 90.0),
         ),
-        seeds=3,
+        seeds=2,
         note="Target b is left out: it lies outside the sources' colours, and scatters too much.",
     ),
     Claim(
@@ -35,7 +35,7 @@ CLAIMS = (
         title="Limit: no such effect where the target inverts dark and bright",
         config="mixstyle/digits",
         variants=_ON_AND_OFF,
-        cells={f"target {name}, inverted": {"data.target": name} for name in ("a", "c")},
+        cells={"target a, inverted": {"data.target": "a"}},
         common={"data.polarity": True},
         seeds=1,
         metrics=("accuracy", "source/accuracy"),
