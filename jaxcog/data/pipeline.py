@@ -162,15 +162,18 @@ def make_sampler(name: str, stream: Stream, *, batch_size: int, seed: int) -> Sa
 
 
 def steps_per_epoch(train: Train, batch_size: int, seed: int) -> int:
-    """Updates until the longest stream has been read once; shorter ones start again meanwhile.
+    """Updates until the stream that counts (`Splits.epoch_stream`; else the longest) is read once.
 
-    One for an Experience, which has no end.
+    Shorter streams start again meanwhile. One for an Experience, which has no end.
     """
     if isinstance(_streams(train), Experience):
         return 1
+    streams = _named(train)
+    if isinstance(train, Splits) and train.epoch_stream is not None:
+        streams = {train.epoch_stream: streams[train.epoch_stream]}
     return max(
         make_sampler(name, stream, batch_size=batch_size, seed=seed).steps_per_epoch
-        for name, stream in _named(train).items()
+        for name, stream in streams.items()
     )
 
 

@@ -157,6 +157,7 @@ class Splits:
     evaluation: split name -> Stream; read in order, once, padded and masked. Its transform must
       not use the generator. Or an Experience.
     info: see DataInfo; `info.num_examples` is the number of examples really there.
+    epoch_stream: of several streams, the one whose length is an epoch; None: the longest.
     inputs, rebuilt: where a frozen network reads the data first (`Task.embed`): what it reads, [N,
       ...], and the function that makes the same splits of what it returned, [N, ...]. `info`
       describes the result. This is done once, when a run begins.
@@ -165,17 +166,9 @@ class Splits:
     train: Stream | Mapping[str, Stream] | Experience
     evaluation: Mapping[str, Stream | Experience]
     info: DataInfo
-    epoch_stream: str | None = None  # of several streams, the one that counts the epochs
+    epoch_stream: str | None = None
     inputs: np.ndarray | None = None
     rebuilt: Callable[[np.ndarray], Splits] | None = None
-
-    def epoch_source(self) -> Stream:
-        """The stream whose sampler says how many steps an epoch has. An Experience has none."""
-        if isinstance(self.train, Experience):
-            raise TypeError("an Experience has no stream: an epoch is one update")
-        if isinstance(self.train, Stream):
-            return self.train
-        return self.train[self.epoch_stream or next(iter(self.train))]
 
 
 class ArraySource:

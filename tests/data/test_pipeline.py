@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from jaxcog.data import pipeline, samplers
-from jaxcog.data.types import ArraySource, BadRecord, Stream
+from jaxcog.data.types import ArraySource, BadRecord, Splits, Stream
 from jaxcog.errors import CheckpointError, DataError
+from jaxcog.task import DataInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,3 +246,11 @@ def test_fingerprint_names_what_differs():
 def test_steps_per_epoch_follows_the_longest_stream():
     assert pipeline.steps_per_epoch(STREAMS["several"], batch_size=4, seed=0) == 5
     assert pipeline.steps_per_epoch(in_memory(41), batch_size=4, seed=0) == 10
+
+
+def test_an_epoch_is_the_length_of_the_stream_that_counts():
+    streams = {"few": in_memory(12), "many": in_memory(40)}
+    info = DataInfo(element={}, num_examples=12)
+    for name, steps in (("few", 3), ("many", 10), (None, 10)):
+        splits = Splits(streams, {}, info, epoch_stream=name)
+        assert pipeline.steps_per_epoch(splits, batch_size=4, seed=0) == steps

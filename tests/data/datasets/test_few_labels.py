@@ -33,7 +33,7 @@ def test_few_labels_of_pacs(pacs):
     np.testing.assert_array_equal(np.sort(cells), np.arange(21))
     names = [{source.name_of(i) for i in range(len(source))} for source in (labelled, unlabelled)]
     assert not names[0] & names[1]
-    assert splits.epoch_source() is splits.train["unlabelled"]
+    assert splits.epoch_stream == "unlabelled"
     for batch in batches(splits):
         for name in ("labelled", "unlabelled"):
             arrays = batch.arrays[name]
@@ -133,7 +133,7 @@ def test_visda17(tmp_path):
         "validation",
         "validation",
     ]
-    assert splits.epoch_source() is splits.train["labelled"]
+    assert splits.epoch_stream == "labelled"
 
 
 def test_a_class_missing_in_a_domain_is_named(tmp_path):
