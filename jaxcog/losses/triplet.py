@@ -46,3 +46,33 @@ def batch_hard_triplet(
     negative = jnp.min(jnp.where(same, jnp.inf, distances), axis=1)
     loss = jnp.mean(jnp.maximum(0.0, margin + positive - negative))
     return loss if axis_name is None else jax.lax.pmean(loss, axis_name)
+
+
+def triplet_margin_loss(
+    anchor: jax.Array,
+    positive: jax.Array,
+    negative: jax.Array,
+    *,
+    margin: float = 0.2,
+    eps: float = 1e-6,
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """Mean of max(0, d(anchor, positive) - d(anchor, negative) + margin).
+
+    d(a, b) = || a - b + eps ||, with eps added to each component: PyTorch's TripletMarginLoss,
+    whose gradient is finite where two features are equal.
+
+    Args:
+      anchor, positive, negative: [..., D] float, of shapes that broadcast; the device's part of the
+        batch if `axis_name` is given.
+
+    Returns:
+      float32 scalar, the same on all devices.
+    """
+    anchor, positive, negative = map(at_least_float32, (anchor, positive, negative))
+
+    def distance(other: jax.Array) -> jax.Array:
+        return jnp.sqrt(jnp.sum(jnp.square(anchor - other + eps), axis=-1))
+
+    loss = jnp.mean(jnp.maximum(distance(positive) - distance(negative) + margin, 0.0))
+    return loss if axis_name is None else jax.lax.pmean(loss, axis_name)

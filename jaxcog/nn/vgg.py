@@ -16,7 +16,7 @@ from jaxcog.nn.conv_norm import AxisName
 from jaxcog.nn.initializers import kaiming_normal_fan_out
 from jaxcog.nn.norm import BatchNorm
 from jaxcog.nn.resize import adaptive_avg_pool, max_pool_ceil
-from jaxcog.nn.resnet import max_pool
+from jaxcog.nn.resnet import Between, max_pool
 
 STAGES = ("stage1", "stage2", "stage3", "stage4", "stage5")
 _LAYERS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -49,8 +49,12 @@ class VGG(nn.Module):
     axis_name: AxisName = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+    def __call__(
+        self, x: jax.Array, *, train: bool, between: Between | None = None
+    ) -> dict[str, jax.Array]:
         """train: batch norms use and update batch statistics.
+
+        between: called after each stage with its name and output.
 
         Raises:
           ValueError: a depth without published layout.
@@ -79,6 +83,7 @@ class VGG(nn.Module):
                 x = nn.relu(x)
             if stage < len(STAGES) or self.last_pool:
                 x = (max_pool_ceil if self.pool_ceil else max_pool)(x, 2, 2, 0)
+            x = x if between is None else between(name, x)
             maps[name] = x
         return maps
 
