@@ -13,8 +13,10 @@ from PIL import Image
 
 from jaxcog.data.snippets import SUFFIXES as SNIPPET_SUFFIXES
 from jaxcog.data.snippets import read_snippets
+from jaxcog.data.strokes import read_strokes, sketch_image
 from jaxcog.errors import DataError
 
+STROKE_SUFFIXES = (".svg", ".npy", ".csv")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 
 
@@ -73,6 +75,18 @@ def _image_or_mask(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+def _sketch_or_photo(path: Path) -> dict[str, Any]:
+    """{"image": uint8 [H, W, 3], "sketch": bool}.
+
+    Strokes (.svg, .npy, .csv) are drawn; an image is a sketch where its name or its folder's says
+    "sketch".
+    """
+    if path.suffix.lower() in STROKE_SUFFIXES:
+        return {"image": sketch_image(read_strokes(path)), "sketch": True}
+    said = any("sketch" in part.lower() for part in (path.name, path.parent.name))
+    return {"image": _image(path), "sketch": said}
+
+
 _READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "images": (IMAGE_SUFFIXES, _image),
     "levels": ((".txt",), _levels),
@@ -80,6 +94,7 @@ _READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "snippets": (SNIPPET_SUFFIXES, read_snippets),
     "images and sentences": ((*IMAGE_SUFFIXES, ".npz", ".txt"), _image_array_or_text),
     "images and masks": (IMAGE_SUFFIXES, _image_or_mask),
+    "sketches and photos": ((*STROKE_SUFFIXES, *IMAGE_SUFFIXES), _sketch_or_photo),
 }
 
 

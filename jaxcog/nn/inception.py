@@ -197,8 +197,6 @@ class InceptionV3(nn.Module):
         between: called after each of the eleven blocks. pool: False returns the map of the last
           block [N, h, w, 2048] instead of its average.
 
-        Intermediates (sown): the output of each layer of the stem and of each block, by name.
-
         Raises:
           ValueError: images that are too small.
         """
@@ -208,11 +206,9 @@ class InceptionV3(nn.Module):
         for name, features, window, stride, pad, halve in _STEM:
             layer = ConvUnit(features, window, stride, pad, self.dtype, self.axis_name, name=name)
             x = layer(x, train=train)
-            self.sow("intermediates", name, x)
             x = max_pool(x, 3, 2, 0) if halve else x
         for name in CHANNELS:
             x = Block(name, self.dtype, self.axis_name, name=name)(x, train=train)
-            self.sow("intermediates", name, x)
             if between is not None:
                 x = between(name, x)
         return global_average_pool(x) if pool else x

@@ -103,7 +103,7 @@ class TransposedConv(nn.Module):
 class ConvTrunk(nn.Module):
     """[B, S, S, C] -> [B, hidden]: a convolution of stride 2 for each width, then a linear layer.
 
-    Variables down_1, down_2, ... and linear_encoder.
+    Variables down_1, down_2, ... and linear_encoder; sown: down_1_out, ..., linear_encoder_out.
     """
 
     widths: Sequence[int]
@@ -116,10 +116,10 @@ class ConvTrunk(nn.Module):
             x = Conv(width, 4, 2, pad=1, dtype=self.dtype, name=f"down_{i}")(x)
             x = modulated(instance_norm(x), f"down_{i}", transform) if i > 1 else x
             x = nn.leaky_relu(x, 0.2)
-            self.sow("intermediates", f"down_{i}", x)
+            self.sow("intermediates", f"down_{i}_out", x)
         flat = x.reshape(x.shape[0], -1)
         feature = Linear(self.hidden, dtype=self.dtype, name="linear_encoder")(flat)
-        self.sow("intermediates", "linear_encoder", feature)
+        self.sow("intermediates", "linear_encoder_out", feature)
         return feature
 
 
@@ -192,9 +192,12 @@ class Encoder(nn.Module):
         else:
             feature = Backbone(self.trunk, dtype=self.dtype, name="feature")(x, transform)
         feature = dropped(at_least_float32(feature), keep, self.dropout)
-        content = Linear(self.latent, name="content")(feature)
-        mu = Linear(self.latent, name="mu")(feature)
-        logvar = Linear(self.latent, name="logvar")(feature)
+        # Codes and their norms stay in float32 where the trunk computes in bfloat16.
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        content, mu, logvar = (
+            Linear(self.latent, dtype=wide, name=name)(feature)
+            for name in ("content", "mu", "logvar")
+        )
         return Codes(mu, logvar, unit(content), unit(feature))
 
 
@@ -218,7 +221,7 @@ class ConvDecoder(nn.Module):
         for i, width in enumerate(self.widths[1:], 1):
             x = TransposedConv(width, self.dtype, name=f"deconv_{i}")(x)
             x = nn.relu(instance_norm(x))
-            self.sow("intermediates", f"deconv_{i}", x)
+            self.sow("intermediates", f"deconv_{i}_out", x)
         x = TransposedConv(self.channels, self.dtype, name="final_image")(x)
         return jnp.tanh(at_least_float32(x))
 

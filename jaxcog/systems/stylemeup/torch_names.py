@@ -52,12 +52,12 @@ def vae_rules(prefix: str = "", *, channels: int = 256, side: int = 8) -> tuple[
             decoder + r"linear_1\.weight", "params/decoder/linear_1/kernel", unflatten_chw(*shape)
         ),
         Rename(decoder + r"linear_1\.bias", "params/decoder/linear_1/bias", _map_bias(*shape)),
-        *_transposed(decoder + r"(deconv_\d+)\.model\.0", r"decoder/\1"),
-        *_transposed(decoder + r"final_image\.0", "decoder/final_image"),
+        *transposed_rules(decoder + r"(deconv_\d+)\.model\.0", r"decoder/\1"),
+        *transposed_rules(decoder + r"final_image\.0", "decoder/final_image"),
     )
 
 
-def _transposed(torch_prefix: str, our_prefix: str) -> tuple[Rule, ...]:
+def transposed_rules(torch_prefix: str, our_prefix: str) -> tuple[Rule, ...]:
     return (
         Rename(rf"{torch_prefix}\.weight", f"params/{our_prefix}/kernel", "conv_transpose"),
         Rename(rf"{torch_prefix}\.bias", f"params/{our_prefix}/bias"),
