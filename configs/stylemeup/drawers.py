@@ -20,9 +20,7 @@ def experiment() -> Experiment:
     return Experiment(
         system="stylemeup",
         task=StyleMeUp(
-            network=NetworkConfig(
-                "mlp", latent=16, widths=(96, 96), dropout=0.0, transform=False
-            ),
+            network=NetworkConfig("mlp", latent=16, widths=(96, 96), dropout=0.0, transform=False),
             objective=Objective(
                 weights=Weights(kl=0, self_=0, style=0, domain=0, triplet_full=0, reg=0)
             ),

@@ -15,6 +15,9 @@ from jaxcog.data.datasets import (
     person_tables,
     reid,
     segmentation_episodes,
+    sketch_categories,
+    sketches,
+    temporal,
     temporal_recipes,
 )
 from jaxcog.data.prepared import ROOT, PrepareReport, Recipe, write
@@ -32,6 +35,9 @@ DATASETS: dict[str, Recipe] = {
         person_tables,
         reid,
         segmentation_episodes,
+        sketch_categories,
+        sketches,
+        temporal,
         temporal_recipes,
     )
     for recipe in module.RECIPES

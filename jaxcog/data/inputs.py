@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -78,13 +79,14 @@ def _image_or_mask(path: Path) -> np.ndarray:
 def _sketch_or_photo(path: Path) -> dict[str, Any]:
     """{"image": uint8 [H, W, 3], "sketch": bool}.
 
-    Strokes (.svg, .npy, .csv) are drawn; an image is a sketch where its name or its folder's says
-    "sketch".
+    Strokes (.svg, .npy, .csv) are drawn; an image is a sketch where "sketch" or "sketches" is a
+    word of its name or of its folder's.
     """
     if path.suffix.lower() in STROKE_SUFFIXES:
         return {"image": sketch_image(read_strokes(path)), "sketch": True}
-    said = any("sketch" in part.lower() for part in (path.name, path.parent.name))
-    return {"image": _image(path), "sketch": said}
+    names = f"{path.stem} {path.parent.name}".lower()
+    said = re.search(r"(?<![a-z])sketch(es)?(?![a-z])", names)
+    return {"image": _image(path), "sketch": said is not None}
 
 
 _READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {

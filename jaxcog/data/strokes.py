@@ -7,6 +7,7 @@ QMUL-ChairV2.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import xml.etree.ElementTree as ElementTree
@@ -180,9 +181,9 @@ def svg_to_strokes(text: str, where: str = "svg", *, normalise: bool = True) -> 
         try:
             strokes += [stroke for stroke in _element_strokes(tag, element) if len(stroke)]
         except (ValueError, IndexError, KeyError) as error:
-            raise DataError(f"{where}: a <{tag}> cannot be read ({error!r}): export it again") from (
-                error
-            )
+            raise DataError(
+                f"{where}: a <{tag}> cannot be read ({error!r}): export it again"
+            ) from (error)
     if not strokes:
         raise DataError(f"{where}: the sketch is empty: there is no line in the file")
     points = np.concatenate(
@@ -270,10 +271,7 @@ def _commands(data: str) -> Iterator[tuple[str, np.ndarray]]:
     for letter, body in re.findall(r"([MLHVCSQTAZmlhvcsqtaz])([^MLHVCSQTAZmlhvcsqtaz]*)", data):
         size = _ARGUMENTS[letter.upper()]
         # The two flags of an arc may be written without anything between them.
-        if size == 7:
-            values = _arc_numbers(body)
-        else:
-            values = _numbers(body)
+        values = _arc_numbers(body) if size == 7 else _numbers(body)
         if size == 0:
             yield letter, np.zeros(0)
             continue
@@ -296,13 +294,19 @@ def _bezier(control: Sequence[np.ndarray]) -> list[np.ndarray]:
     for t in np.arange(1, _CURVE_POINTS + 1) / _CURVE_POINTS:
         level = list(control)
         while len(level) > 1:
-            level = [(1 - t) * a + t * b for a, b in zip(level, level[1:], strict=False)]
+            level = [(1 - t) * a + t * b for a, b in itertools.pairwise(level)]
         points.append(level[0])
     return points
 
 
 def _arc(
-    start: np.ndarray, end: np.ndarray, rx: float, ry: float, turn: float, large: float, sweep: float
+    start: np.ndarray,
+    end: np.ndarray,
+    rx: float,
+    ry: float,
+    turn: float,
+    large: float,
+    sweep: float,
 ) -> list[np.ndarray]:
     """Points of an elliptical arc after its first one (SVG 1.1, appendix F.6)."""
     if rx == 0 or ry == 0 or np.array_equal(start, end):

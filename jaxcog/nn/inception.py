@@ -73,9 +73,7 @@ class ConvUnit(nn.Module):
             kernel_init=kaiming_normal_fan_out,
             name="conv",
         )(x)
-        norm = BatchNorm(
-            not train, eps=1e-3, dtype=self.dtype, axis_name=self.axis_name, name="bn"
-        )
+        norm = BatchNorm(not train, eps=1e-3, dtype=self.dtype, axis_name=self.axis_name, name="bn")
         return nn.relu(norm(x))
 
 

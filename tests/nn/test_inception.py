@@ -15,9 +15,7 @@ def shapes(size=299, **options):
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), images)
     variables = {name: variables[name] for name in ("params", "batch_stats")}
-    run = jax.eval_shape(
-        lambda v, x: net.apply(v, x, train=False, **options), variables, images
-    )
+    run = jax.eval_shape(lambda v, x: net.apply(v, x, train=False, **options), variables, images)
     return variables, run
 
 

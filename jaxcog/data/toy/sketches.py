@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import numpy as np
@@ -164,6 +163,42 @@ class DrawnDigits:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class StyledDigits:
+    """The same drawings in the form of fine-grained sketch datasets: tasks of three sketches.
+
+    Evaluation: "query", a sketch of each test photo by an unseen user, in "gallery", the photos.
+    """
+
+    test: int = 20
+    seed: int = 0
+
+    def describe(self) -> DataInfo:
+        """What a task must know; reads nothing."""
+        number = jax.ShapeDtypeStruct((), np.int32)
+        return DataInfo(
+            element={"positive": _image(1), "negative": _image(1), "sketches": _image(1, 3)},
+            num_examples=1200 - self.test,
+            eval_element={"image": _image(), "photo": number, "label": number},
+            facts={"protocol": "instance"},
+        )
+
+    def load(self) -> Splits:
+        """All drawings are made at once: a second."""
+        photos, drawings = _drawn(self.seed, self.test)
+        train = 1200 - self.test
+        source = _DigitTasks(photos[:train], drawings[:train, :20], self.seed, sketches=3)
+        order = np.arange(self.test, dtype=np.int32)
+        known = {"photo": order, "label": np.zeros_like(order)}
+        drawn = drawings[train + order, 20 + order % _UNSEEN]
+        evaluation = {"query": drawn, "gallery": photos[train:]}
+        return Splits(
+            Stream(source, sampler=Endless),
+            {k: Stream(ArraySource({"image": x, **known})) for k, x in evaluation.items()},
+            self.describe(),
+        )
+
+
 _UNSEEN = 8
 
 
@@ -214,26 +249,26 @@ def _warped(images: np.ndarray, maps: np.ndarray, shift: np.ndarray) -> np.ndarr
 
 
 class _DigitTasks:
-    """Task i: a photo, another one, two users' drawings of it, made from i alone."""
+    """Task i: a photo, another one, some users' drawings of it, made from i alone."""
 
-    def __init__(self, photos: np.ndarray, drawings: np.ndarray, seed: int):
+    def __init__(self, photos: np.ndarray, drawings: np.ndarray, seed: int, sketches: int = 2):
         self.photos, self.drawings, self.seed = photos, drawings, seed
+        self.sketches = sketches
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def take(self, indices: np.ndarray) -> Record:
         size, users = self.drawings.shape[:2]
-        draws = [np.random.default_rng([self.seed, int(i)]).random(4) for i in indices]
-        # Without replacement: the second of each pair is a step of at least one ahead.
-        ahead = np.array([[size, size - 1, users, users - 1]])
-        photo, step, first, turn = (np.stack(draws) * ahead).astype(int).T
-        other, second = (photo + 1 + step) % size, (first + 1 + turn) % users
-        drawn = np.stack([self.drawings[photo, first], self.drawings[photo, second]], axis=1)
+        drawn = [np.random.default_rng([self.seed, int(i)]).random(2 + users) for i in indices]
+        draws = np.stack(drawn)
+        photo = (draws[:, 0] * size).astype(int)
+        other = (photo + 1 + (draws[:, 1] * (size - 1)).astype(int)) % size
+        chosen = np.argsort(draws[:, 2:], axis=1)[:, : self.sketches]
         return {
             "positive": self.photos[photo][:, None],
             "negative": self.photos[other][:, None],
-            "sketches": drawn[:, None],
+            "sketches": self.drawings[photo[:, None], chosen][:, None],
         }
 
     def __getitem__(self, index: int) -> Record:
@@ -241,5 +276,3 @@ class _DigitTasks:
 
     def name_of(self, index: int) -> str:
         return f"drawing task {index}"
-
-

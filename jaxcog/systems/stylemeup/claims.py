@@ -56,8 +56,8 @@ CLAIMS = (
         note=(
             "style_gap: how much better a drawer is told from the style code than from the content "
             "code, of 8 drawers never seen. swap_ratio: error of a drawing decoded with another "
-            "drawer's style, relative to keeping its own. The released loss retrieves as well here: "
-            "this is about disentanglement, and no gain in retrieval is claimed for the translation."
+            "drawer's style, relative to keeping its own. The released loss retrieves as well: "
+            "this is about disentanglement; the translation is not shown to retrieve better."
         ),
     ),
 )

@@ -42,9 +42,7 @@ class Judge:
     headline: str
 
 
-def judge_of(
-    data: DataInfo, learner: MetaLearner, shots: Sequence[int], over: str
-) -> Judge:
+def judge_of(data: DataInfo, learner: MetaLearner, shots: Sequence[int], over: str) -> Judge:
     """The judge of this data. Raises ConfigError where its evaluation examples are of no kind."""
     element = set(data.eval_element or data.element)
     if {"positive", "sketches", "gallery", "queries"} <= element:

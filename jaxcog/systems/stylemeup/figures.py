@@ -67,9 +67,7 @@ def report(
     return figures
 
 
-def photos_figures(
-    learner: MetaLearner, state: State, samples: Mapping[str, Any]
-) -> list[Figure]:
+def photos_figures(learner: MetaLearner, state: State, samples: Mapping[str, Any]) -> list[Figure]:
     """Sketches of the first queries among the first photos of the gallery."""
     queries, gallery = samples["query"], samples["gallery"]
     content = jax.jit(lambda images: encoded(learner, state, images).content)
@@ -156,9 +154,7 @@ def _rank_histogram(results: Mapping[str, Any]) -> Histogram:
     )
 
 
-def drawers_figures(
-    learner: MetaLearner, state: State, samples: Mapping[str, Any]
-) -> list[Figure]:
+def drawers_figures(learner: MetaLearner, state: State, samples: Mapping[str, Any]) -> list[Figure]:
     """Retrieval, and each photo's content in every drawer's style."""
     photos, sketches = np.asarray(samples["image"]), np.asarray(samples["sketches"])
     network, _ = split(state["params"])
@@ -186,9 +182,7 @@ def drawers_figures(
     ]
 
 
-def _swap_gallery(
-    learner: MetaLearner, network: Any, sketches: np.ndarray, codes: Any
-) -> Gallery:
+def _swap_gallery(learner: MetaLearner, network: Any, sketches: np.ndarray, codes: Any) -> Gallery:
     """For two photos: what each drawer drew, and the first drawer's content in their styles."""
     users = sketches.shape[1]
     rows = []

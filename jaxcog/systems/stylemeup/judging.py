@@ -101,18 +101,17 @@ def instance_metrics(
     """acc@1, acc@5, acc@10, mean_rank and rank_variance of all sketches.
 
     query, gallery: "content" [., d], "photo" [.] int; each photo once in the gallery. The variance
-    is over the sketches of a photo, mean over the photos that have two or more.
+    is over the sketches of a photo, mean over the photos that have two or more; without any, there
+    is none.
     """
     row = {int(photo): i for i, photo in enumerate(gallery["photo"])}
     target = np.array([row[int(photo)] for photo in query["photo"]], np.int64)
     ranks = retrieval_ranks(query["content"], gallery["content"], target)
     groups = [ranks[query["photo"] == photo] for photo in np.unique(query["photo"])]
     spread = [group.var() for group in groups if len(group) > 1]
-    return {
-        **{f"acc@{k}": value for k, value in accuracy_at_k(ranks).items()},
-        "mean_rank": float(np.mean(ranks)),
-        "rank_variance": float(np.mean(spread)) if spread else float("nan"),
-    }
+    metrics = {f"acc@{k}": value for k, value in accuracy_at_k(ranks).items()}
+    metrics["mean_rank"] = float(np.mean(ranks))
+    return {**metrics, "rank_variance": float(np.mean(spread))} if spread else metrics
 
 
 def category_metrics(

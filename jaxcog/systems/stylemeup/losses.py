@@ -65,7 +65,9 @@ class Weights:
     def __post_init__(self) -> None:
         negative = {n: x for n, x in dataclasses.asdict(self).items() if not x >= 0}
         if negative:
-            raise ConfigError(f"task.weights: {negative}: must not be negative; 0 leaves a term out")
+            raise ConfigError(
+                f"task.weights: {negative}: must not be negative; 0 leaves a term out"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -151,7 +151,10 @@ class Backbone(nn.Module):
     def __call__(self, x: jax.Array, transform: Modulation | None) -> jax.Array:
         mean, std = jnp.asarray(_IMAGENET_MEAN), jnp.asarray(_IMAGENET_STD)
         x = (x * 0.5 + 0.5 - mean) / std
-        between = lambda name, y: modulated(y, name, transform)
+
+        def between(name: str, y: jax.Array) -> jax.Array:
+            return modulated(y, name, transform)
+
         if self.name_of == "vgg16":
             net = VGG(16, dtype=self.dtype, name="trunk")
             maps = net(x, train=False, between=between)["stage5"]
@@ -181,9 +184,7 @@ class Encoder(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, keep: jax.Array | None, transform: Modulation | None
-    ) -> Codes:
+    def __call__(self, x: jax.Array, keep: jax.Array | None, transform: Modulation | None) -> Codes:
         if self.trunk == "conv":
             trunk = ConvTrunk(self.widths, self.hidden, self.dtype, name="feature")
             feature = trunk(x, transform)
@@ -294,9 +295,7 @@ class CrossModalVAE:
 
     @property
     def encoder_module(self) -> Encoder:
-        return Encoder(
-            self.trunk, self.latent, self.widths, self.hidden, self.dropout, self.dtype
-        )
+        return Encoder(self.trunk, self.latent, self.widths, self.hidden, self.dropout, self.dtype)
 
     @property
     def decoder_module(self) -> nn.Module:

@@ -126,7 +126,9 @@ def _adapted(
     """The network after the inner loop on the first pairs; another pair's photo is the negative."""
     chosen = list(pairs.items())[:_PAIRS]
     photos = [photo for _, photo in chosen]
-    others = [next(p for p in photos[i:] + photos[:i] if p != photos[i]) for i in range(len(photos))]
+    others = [
+        next(p for p in photos[i:] + photos[:i] if p != photos[i]) for i in range(len(photos))
+    ]
     user = {
         "positive": np.stack([read[photo] for photo in photos]),
         "negative": np.stack([read[photo] for photo in others]),
@@ -137,9 +139,7 @@ def _adapted(
     return adapt(state["params"], user)
 
 
-def _content(
-    learner: MetaLearner, state: State, network: Any, images: np.ndarray
-) -> np.ndarray:
+def _content(learner: MetaLearner, state: State, network: Any, images: np.ndarray) -> np.ndarray:
     """[N, d], a few images at a time and always as many, so that nothing is compiled twice."""
     stats = state.get("batch_stats")
     encode = jax.jit(lambda network, x: learner.vae.encode(network, x, stats=stats).content)

@@ -46,7 +46,9 @@ def mean_gradient(
         (value, scalars), grads = jax.value_and_grad(loss, has_aux=True)(params, frozen, task, key)
         return grads, {"loss": value, **scalars}
 
-    def together(params: Params, frozen: Any, tasks: Any, keys: jax.Array) -> tuple[Params, Scalars]:
+    def together(
+        params: Params, frozen: Any, tasks: Any, keys: jax.Array
+    ) -> tuple[Params, Scalars]:
         def mean(params: Params) -> tuple[jax.Array, Scalars]:
             values, scalars = jax.vmap(loss, (None, None, 0, 0))(params, frozen, tasks, keys)
             return jnp.mean(values), {"loss": values, **scalars}
@@ -73,7 +75,9 @@ def mean_gradient(
     if count % split:
         raise ValueError(f"{count} tasks do not divide over {split} devices")
 
-    def on_device(params: Params, frozen: Any, tasks: Any, keys: jax.Array) -> tuple[Params, Scalars]:
+    def on_device(
+        params: Params, frozen: Any, tasks: Any, keys: jax.Array
+    ) -> tuple[Params, Scalars]:
         # Without the cast each gradient inside would be summed over devices, once a task.
         varying = jax.lax.pcast(params, _BATCH_AXES, to="varying")
         return jax.lax.pmean(local(varying, frozen, tasks, keys), _BATCH_AXES)

@@ -131,9 +131,7 @@ class StyleMeUp:
         image = _check_tasks(setting.data, self.meta)
         vae = self.network.make(image, setting.dtype)
         network = self.network
-        learner = MetaLearner(
-            vae, self.objective, self.inner, network.sharpness, network.per_image
-        )
+        learner = MetaLearner(vae, self.objective, self.inner, network.sharpness, network.per_image)
         rate = learning_rate(self.optimizer.schedule, self.optimizer.lr, setting)
         judge = evaluating.judge_of(setting.data, learner, self.shots, self.over)
 
@@ -218,9 +216,7 @@ class StyleMeUp:
         keys = jax.random.split(rng.stream(key, "tasks"), batch["positive"].shape[0])
         tasks = {name: batch[name] for name in ("positive", "negative", "sketches")}
         frozen = state.get("batch_stats", {})
-        return mean_gradient(
-            loss, state["params"], frozen, tasks, keys, over=self.over, mesh=mesh
-        )
+        return mean_gradient(loss, state["params"], frozen, tasks, keys, over=self.over, mesh=mesh)
 
     def _joint_gradient(
         self, learner: MetaLearner, state: State, batch: Batch, key: Key, mesh: Any

@@ -103,9 +103,7 @@ def vae(golden: Golden) -> None:
         encoder_keep = unpacked(golden, "in/encoder_dropout_keep", net)
         decoder_keep = unpacked(golden, "in/decoder_dropout_keep", net)
     height, width, channels = x.shape[1:]
-    c, yy, xx = np.meshgrid(
-        *(np.arange(n) for n in (channels, height, width)), indexing="ij"
-    )
+    c, yy, xx = np.meshgrid(*(np.arange(n) for n in (channels, height, width)), indexing="ij")
     cotangent = np.moveaxis(np.cos((c + 1) * xx / 17) * np.sin((c + 2) * yy / 23), 0, -1)
     cotangent = cotangent.astype(np.float32)
 
@@ -156,7 +154,7 @@ def check_all_gradients(golden: Golden, table: NameTable, grads: Variables) -> N
     named = table.to_torch({"params": grads}, golden.meta["shapes"])
     check_gradients(golden, "grad/", named)
     norms = golden["grad_norm/values"]
-    scale = {name: norm for name, norm in zip(golden.meta["grad_norm_names"], norms, strict=True)}
+    scale = dict(zip(golden.meta["grad_norm_names"], norms, strict=True))
     real = np.array([
         norm > 1e-4 * scale.get(name.replace("bias", "weight"), norm)
         for name, norm in scale.items()
@@ -202,7 +200,7 @@ def blocks(golden: Golden) -> None:
 
 @adapter("stylemeup", "losses.*")
 def losses(golden: Golden) -> None:
-    weight, bias = golden["in/W"], golden["in/bias"]
+    weight = golden["in/W"]
     psi = np.random.default_rng(golden.meta["psi_seed"])
     psi = psi.random((weight.shape[0], weight.shape[1] + 1), dtype=np.float32).T
     margin = golden.meta["ctor"]["margin"]
@@ -251,7 +249,9 @@ def transformation(golden: Golden) -> None:
         normalised, new = BatchNorm(False, momentum=keep).apply(
             variables, x, mutable=["batch_stats"]
         )
-        y = feature_transform(normalised, golden["in/eps_gamma"], golden["in/eps_beta"], gamma, beta)
+        y = feature_transform(
+            normalised, golden["in/eps_gamma"], golden["in/eps_beta"], gamma, beta
+        )
         return jnp.sum(y * cotangent), (normalised, y, new["batch_stats"])
 
     theta = jnp.asarray(norm["theta_gamma"]), jnp.asarray(norm["theta_beta"])

@@ -103,7 +103,7 @@ def passes(images: np.ndarray, styles: tuple[int, int, int]) -> tuple[Pass, Pass
 
 @adapter("stylemeup", "maml_step.*")
 def maml_step(golden: Golden) -> None:
-    # In float32 an activation whose sign flips by rounding moves these gradients by several percent.
+    # In float32 an activation whose sign flips by rounding moves these gradients by percents.
     with jax.enable_x64(True):
         _maml_step(golden)
 
@@ -232,6 +232,4 @@ def train_trajectory(golden: Golden) -> None:
     named = table.to_torch({"params": change}, weights)
     for name in golden.under("out/update/"):
         golden.check(f"out/update/{name}", thinned(named[name]), meta["update_tolerance"])
-    golden.check_norms(
-        "out/update_norm", named, "update_names", tolerance=meta["update_tolerance"]
-    )
+    golden.check_norms("out/update_norm", named, "update_names", tolerance=meta["update_tolerance"])
