@@ -17,7 +17,6 @@ from jaxcog.data.datasets import (
     segmentation_episodes,
     sketch_categories,
     sketches,
-    temporal,
     temporal_recipes,
 )
 from jaxcog.data.prepared import ROOT, PrepareReport, Recipe, write
@@ -37,7 +36,6 @@ DATASETS: dict[str, Recipe] = {
         segmentation_episodes,
         sketch_categories,
         sketches,
-        temporal,
         temporal_recipes,
     )
     for recipe in module.RECIPES
