@@ -88,6 +88,20 @@ def test_flags_that_are_named_exist(page: Path):
         assert {name, re.sub(r"\.no_(\w+)$", r".\1", name)} & settings(system), f"--{flag}"
 
 
+@pytest.mark.parametrize("page", ROOMS, ids=lambda path: path.parent.name)
+def test_pages_of_systems_have_one_form(page: Path):
+    """What it is, how to use it, published and measured numbers, the entry to cite."""
+    parts = re.split(r"^## ", page.read_text(), flags=re.M)
+    assert parts[0].startswith("# ")
+    names = [part.partition("\n")[0] for part in parts[1:]]
+    assert names[0] == "Use it"
+    assert names[-1] == "Citation"
+    numbers = parts[1 + names.index("Numbers")].lower()
+    assert "published" in numbers
+    assert "measured here" in numbers
+    assert "@" in parts[-1]
+
+
 def test_pictures_are_named_and_small():
     """They are in every clone: none over 60 kB, all together under 600 kB."""
     pictures = {path.name: path.stat().st_size for path in DOCS.glob("gallery/*")}

@@ -59,7 +59,10 @@ def test_sharded_equals_one_device(how):
     logits, labels = batch(4 * devices)
     mask = jnp.arange(4 * devices) < 4 * devices - 5  # one device holds nothing but padding
     whole = cross_entropy(logits, labels, mask=mask)
-    local = lambda x, y, m: cross_entropy(x, y, mask=m, axis_name="data")  # noqa: E731
+
+    def local(x, y, m):
+        return cross_entropy(x, y, mask=m, axis_name="data")
+
     if how == "pmap":
         parts = [a.reshape(devices, 4, *a.shape[1:]) for a in (logits, labels, mask)]
         values = jax.pmap(local, axis_name="data")(*parts)

@@ -119,13 +119,16 @@ def test_same_value_and_gradient_however_it_is_mapped(op, how):
         mapped = jax.jit(op)
         x = jax.device_put(x, NamedSharding(mesh, rows))
     elif how == "vmap":
-        mapped = lambda x, lam, perm: jax.vmap(op)(x[None], lam[None], perm[None])[0]  # noqa: E731
+
+        def mapped(x, lam, perm):
+            return jax.vmap(op)(x[None], lam[None], perm[None])[0]
+
     elif how == "pmap":
-        split = lambda a: a.reshape(devices, -1, *a.shape[1:])  # noqa: E731
 
         def mapped(x, lam, perm):
             each = jax.pmap(partial(op, axis_name="data"), axis_name="data")
-            return each(split(x), split(lam), split(perm)).reshape(x.shape)
+            split = (a.reshape(devices, -1, *a.shape[1:]) for a in (x, lam, perm))
+            return each(*split).reshape(x.shape)
 
     else:
         draws = rows if how == "shard_map rows" else P()
@@ -249,8 +252,8 @@ def test_efdmix_takes_the_partner_s_values():
     y = efdmix(x, jnp.zeros(4), perm)
     values, taken = (np.sort(np.reshape(a, (4, -1, 2)), axis=1) for a in (x[perm], y))
     np.testing.assert_allclose(taken, values, atol=1e-6)
-    order = lambda a: np.argsort(np.reshape(a, (4, -1, 2)), axis=1)  # noqa: E731
-    np.testing.assert_array_equal(order(y), order(x))
+    ranks = [np.argsort(np.reshape(a, (4, -1, 2)), axis=1) for a in (y, x)]
+    np.testing.assert_array_equal(*ranks)
 
 
 @pytest.mark.parametrize("block", [3, 4])
