@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxcog.data import images
 from jaxcog.data.datasets.sketches import png, shown
-from jaxcog.data.prepared import ROOT, Entry, Listing, Recipe, Records, open_prepared
+from jaxcog.data.prepared import ROOT, Entry, Feature, Listing, Recipe, Records, open_prepared
 from jaxcog.data.sketch_tasks import (
     Item,
     SketchTasks,
@@ -32,7 +32,7 @@ from jaxcog.task import DataInfo
 DatasetName = Literal["sketchy", "tuberlin"]
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".JPEG")
-_FEATURES = {"image": "image", "photo": ((), np.int32), "label": ((), np.int32)}
+_FEATURES: dict[str, Feature] = {"image": "image", "photo": ((), np.int32), "label": ((), np.int32)}
 _TX = "tx_000000000000"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcog.data import images
-from jaxcog.data.prepared import ROOT, Entry, Listing, Recipe, Records, open_prepared
+from jaxcog.data.prepared import ROOT, Entry, Feature, Listing, Recipe, Records, open_prepared
 from jaxcog.data.sketch_tasks import (
     Item,
     SketchTasks,
@@ -30,7 +30,7 @@ from jaxcog.task import DataInfo
 DatasetName = Literal["shoev2", "chairv2"]
 
 _KEY = re.compile(r"/?(train|test)/(.+)_([^_/]+)")
-_FEATURES = {
+_FEATURES: dict[str, Feature] = {
     "image": "image",
     "photo": ((), np.int32),
     "style": ((), np.int32),
@@ -107,7 +107,7 @@ def _read(recipe: Recipe, raw: Path) -> Listing:
             record = {"photo": order[photo], "style": styles[suffix], "label": 0}
             yield Entry(key, {"image": png(sketch_image(sketches[key])), **record})
 
-    splits = {}
+    splits: dict[str, Iterable[Entry]] = {}
     for split in ("train", "test"):
         splits |= {f"{split}_photo": photos(split), f"{split}_sketch": drawings(split)}
     return Listing(splits, _FEATURES, {"photos": list(files), "suffixes": suffixes})

@@ -44,9 +44,10 @@ class Judge:
 
 def judge_of(data: DataInfo, learner: MetaLearner, shots: Sequence[int], over: str) -> Judge:
     """The judge of this data. Raises ConfigError where its evaluation examples are of no kind."""
-    element = set(data.eval_element or data.element)
+    shapes = data.eval_element or data.element
+    element = set(shapes)
     if {"positive", "sketches", "gallery", "queries"} <= element:
-        most = data.eval_element["positive"].shape[0]
+        most = shapes["positive"].shape[0]
         if max(shots) > most:
             raise ConfigError(
                 f"task.shots={tuple(shots)}: a user of the data has {most} sketches to adapt to; "
@@ -74,10 +75,10 @@ def judge_of(data: DataInfo, learner: MetaLearner, shots: Sequence[int], over: s
     )
 
 
-def encoded(learner: MetaLearner, state: State, images: jax.Array) -> Any:
+def encoded(learner: MetaLearner, state: State, images: jax.Array | np.ndarray) -> Any:
     """Codes of images [B, S, S, C] by the un-adapted network, without dropout."""
     network, _ = split(state["params"])
-    return learner.vae.encode(network, images, stats=state.get("batch_stats"))
+    return learner.vae.encode(network, jnp.asarray(images), stats=state.get("batch_stats"))
 
 
 def _photo_step(learner: MetaLearner) -> Callable[[State, Batch], Any]:
@@ -213,7 +214,7 @@ def _user_step(
 
 def _of_users(results: Mapping[str, Any], shots: Sequence[int]) -> dict[str, float]:
     rows = next(iter(results.values()))["rows"].compute()
-    metrics = {}
+    metrics: dict[str, float] = {}
     for k in shots:
         ranks = rows[f"ranks_{k}"]
         metrics |= {f"acc@{n}_{k}shot": x for n, x in judging.accuracy_at_k(ranks, KS).items()}

@@ -186,7 +186,8 @@ class MetaLearner:
     ) -> tuple[jax.Array, Terms]:
         """Without meta-learning: the mean objective of the passes, each with its own key."""
         network, _ = split(params)
-        totals, last = [], {}
+        totals: list[jax.Array] = []
+        last: Terms = {}
         for batch, key in zip(batches, keys, strict=True):
             noise = self.noise_of(key, batch)
             total, last = disentangled_translation_loss(
@@ -222,5 +223,5 @@ class MetaLearner:
 
 def split(params: Variables) -> tuple[Variables, Variables]:
     """(what the inner loop starts from, what is learned beside it)."""
-    network = {name: params[name] for name in ("encoder", "decoder") if name in params}
+    network: Variables = {n: params[n] for n in ("encoder", "decoder") if n in params}
     return network, {name: value for name, value in params.items() if name not in network}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxcog.nn import inception
 from jaxcog.nn.conv_norm import Conv
+from jaxcog.nn.forward import forward
 from jaxcog.nn.initializers import Linear, torch_default_bias
 from jaxcog.nn.precision import at_least_float32
 from jaxcog.nn.resnet import STAGES as RESNET_STAGES
@@ -156,15 +157,13 @@ class Backbone(nn.Module):
             return modulated(y, name, transform)
 
         if self.name_of == "vgg16":
-            net = VGG(16, dtype=self.dtype, name="trunk")
-            maps = net(x, train=False, between=between)["stage5"]
-        elif self.name_of == "resnet50":
-            net = ResNet(50, dtype=self.dtype, name="trunk")
-            maps = net(x, train=False, between=between, pool=False)
+            vgg = VGG(16, dtype=self.dtype, name="trunk")
+            return pooled(vgg(x, train=False, between=between)["stage5"], self.pool)
+        if self.name_of == "resnet50":
+            net: nn.Module = ResNet(50, dtype=self.dtype, name="trunk")
         else:
             net = inception.InceptionV3(dtype=self.dtype, name="trunk")
-            maps = net(x, train=False, between=between, pool=False)
-        return pooled(maps, self.pool)
+        return pooled(net(x, train=False, between=between, pool=False), self.pool)
 
 
 def pooled(maps: jax.Array, how: Literal["max", "average"]) -> jax.Array:
@@ -334,7 +333,8 @@ class CrossModalVAE:
         variables = {"params": params["encoder"]}
         if stats is not None and stats.get("encoder"):
             variables["batch_stats"] = stats["encoder"]
-        return self.encoder_module.apply(variables, x, keep, transform)
+        codes: Any = self.encoder_module.apply(variables, x, keep, transform)
+        return codes
 
     def decode(
         self, params: Variables, code: jax.Array, *, keep: jax.Array | None = None
@@ -343,4 +343,4 @@ class CrossModalVAE:
 
         keep: [B, *decoder_map] bool, the dropout mask; None: no dropout.
         """
-        return self.decoder_module.apply({"params": params["decoder"]}, code, keep)
+        return forward(self.decoder_module, params["decoder"], code, keep)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -162,7 +163,7 @@ def _codes_exchanged(
     """Each sketch decoded again, and in the styles of the others."""
     network = networks.get("after", networks["before"])
     chosen = drawn[:_SWAPPED]
-    codes = learner.vae.encode(network, chosen, stats=state.get("batch_stats"))
+    codes = learner.vae.encode(network, jnp.asarray(chosen), stats=state.get("batch_stats"))
     content, mu = np.asarray(codes.content), np.asarray(codes.mu)
     rows = []
     for i in range(len(chosen)):
