@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcog.errors import ConfigError
+from jaxcog.nn.placement import whole_parameters
 from jaxcog.optim.optimizers import Optimizer, make_optimizer
 from jaxcog.optim.schedules import learning_rate
 from jaxcog.task import Batch, Key, Scalars, Setting, State
@@ -62,7 +63,11 @@ def gradient_step(
     gradients and scalars are means over microbatches; entries of the State (batch statistics)
     pass from one microbatch to the next.
     """
-    value_and_grad = jax.value_and_grad(loss, has_aux=True)
+
+    def placed(params: Any, state: State, batch: Batch, key: Key) -> Any:
+        return loss(whole_parameters(params, setting.mesh), state, batch, key)
+
+    value_and_grad = jax.value_and_grad(placed, has_aux=True)
     rate = learning_rate(optimizer.schedule, optimizer.lr, setting)
 
     def gradients(state: State, batch: Batch, key: Key) -> tuple[Any, State, Scalars]:

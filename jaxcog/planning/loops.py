@@ -45,11 +45,11 @@ def trip_count(
       (count, or None where it does not follow; the entries of the loop's tuple that are constant
       integers throughout, None elsewhere).
     """
-    initial = _value(module, computation, loop.operands[0], arguments)
+    initial = _Frame(module, computation, arguments).value(loop.operands[0])
     initial = _list(initial, 0)
     body = module.computations[loop.called("body")]
     carried: list[Any] = [_Carried(index) for index in range(len(initial))]
-    after = _list(_value(module, body, body.root, [carried]), len(initial))
+    after = _list(_Frame(module, body, [carried]).result(), len(initial))
     constants = [
         value if isinstance(value, int) and after[index] == _Carried(index) else None
         for index, value in enumerate(initial)
@@ -59,9 +59,9 @@ def trip_count(
         return int(known[1]), constants
     # Again, now that it is known what stays the same: the step and the bound may be carried too.
     carried = [_Carried(index) if value is None else value for index, value in enumerate(constants)]
-    after = _list(_value(module, body, body.root, [carried]), len(initial))
+    after = _list(_Frame(module, body, [carried]).result(), len(initial))
     condition = module.computations[loop.called("condition")]
-    test = _value(module, condition, condition.root, [carried])
+    test = _Frame(module, condition, [carried]).result()
     return _count(test, initial, after), constants
 
 
@@ -92,42 +92,57 @@ def _count(test: Any, initial: list[Any], after: list[Any]) -> int | None:
     return max(0, -(-distance // abs(step)))
 
 
-def _value(module: Module, computation: Computation, name: str, arguments: list[Any]) -> Any:
-    """What `name` is: an integer, a carried entry, a comparison, a list of these, or None."""
-    instruction = computation.instructions.get(name)
-    if instruction is None or not _SCALAR_OR_TUPLE.match(instruction.shape):
+class _Frame:
+    """One run of a computation with these arguments: its values, each found once.
+
+    A program's values form a graph, not a tree: without the memory every path through it would be
+    walked, and their number grows exponentially with its depth.
+    """
+
+    def __init__(self, module: Module, computation: Computation, arguments: list[Any]) -> None:
+        self._module, self._computation, self._arguments = module, computation, arguments
+        self._known: dict[str, Any] = {}
+
+    def result(self) -> Any:
+        """What the computation returns."""
+        return self.value(self._computation.root)
+
+    def value(self, name: str) -> Any:
+        """What `name` is: an integer, a carried entry, a comparison, a list of these, or None."""
+        if name not in self._known:
+            self._known[name] = self._found(self._computation.instructions.get(name))
+        return self._known[name]
+
+    def _found(self, instruction: Instruction | None) -> Any:
+        if instruction is None or not _SCALAR_OR_TUPLE.match(instruction.shape):
+            return None
+        opcode, operands = instruction.opcode, instruction.operands
+        if opcode == "parameter":
+            number = int(instruction.argument)
+            return self._arguments[number] if number < len(self._arguments) else None
+        if opcode == "constant":
+            text = instruction.argument.strip()
+            return int(text) if re.fullmatch(r"-?\d+", text) else None
+        if opcode in _TRANSPARENT:
+            return self.value(operands[0])
+        if opcode == "tuple":
+            return [self.value(operand) for operand in operands]
+        if opcode == "get-tuple-element":
+            whole = self.value(operands[0])
+            index = int(attribute(r"index=(\d+)", instruction)[1])
+            return whole[index] if isinstance(whole, list) and index < len(whole) else None
+        if opcode in ("add", "subtract"):
+            sign = 1 if opcode == "add" else -1
+            return _sum(self.value(operands[0]), self.value(operands[1]), sign)
+        if opcode == "compare":
+            direction = attribute(r"direction=(\w+)", instruction)[1]
+            return _Compared(self.value(operands[0]), self.value(operands[1]), direction)
+        if opcode in ("fusion", "call"):
+            called = instruction.called("calls") or instruction.called("to_apply")
+            inner = self._module.computations.get(called)
+            values = [self.value(operand) for operand in operands]
+            return _Frame(self._module, inner, values).result() if inner else None
         return None
-
-    def operand(index: int) -> Any:
-        return _value(module, computation, instruction.operands[index], arguments)
-
-    opcode = instruction.opcode
-    if opcode == "parameter":
-        number = int(instruction.argument)
-        return arguments[number] if number < len(arguments) else None
-    if opcode == "constant":
-        text = instruction.argument.strip()
-        return int(text) if re.fullmatch(r"-?\d+", text) else None
-    if opcode in _TRANSPARENT:
-        return operand(0)
-    if opcode == "tuple":
-        return [operand(index) for index in range(len(instruction.operands))]
-    if opcode == "get-tuple-element":
-        whole = operand(0)
-        index = int(attribute(r"index=(\d+)", instruction)[1])
-        return whole[index] if isinstance(whole, list) and index < len(whole) else None
-    if opcode in ("add", "subtract"):
-        return _sum(operand(0), operand(1), 1 if opcode == "add" else -1)
-    if opcode == "compare":
-        direction = attribute(r"direction=(\w+)", instruction)[1]
-        return _Compared(operand(0), operand(1), direction)
-    if opcode in ("fusion", "call"):
-        inner = module.computations.get(
-            instruction.called("calls") or instruction.called("to_apply")
-        )
-        values = [operand(index) for index in range(len(instruction.operands))]
-        return _value(module, inner, inner.root, values) if inner else None
-    return None
 
 
 def _sum(left: Any, right: Any, sign: int) -> Any:

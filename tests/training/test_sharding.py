@@ -115,6 +115,12 @@ def test_large_arrays_are_split_along_their_largest_divisible_axis(state):
     assert found["ema/critic/head/kernel"] == found["params/critic/head/kernel"]
 
 
+def test_depthwise_kernels_are_whole():
+    state = {"params": {"depthwise": jnp.zeros((5, 5, 1, 960)), "dense": jnp.zeros((5, 5, 8, 960))}}
+    found = specs(sharding.state_shardings(state, sharding.make_mesh(Mesh(fsdp=4))))
+    assert found == {"params/depthwise": (), "params/dense": (None, None, None, "fsdp")}
+
+
 def test_without_fsdp_everything_is_replicated(state):
     found = specs(sharding.state_shardings(state, sharding.make_mesh(Mesh())))
     assert set(found.values()) == {()}

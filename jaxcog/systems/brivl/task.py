@@ -15,6 +15,7 @@ from jaxcog import rng
 from jaxcog.errors import ConfigError
 from jaxcog.losses.contrastive import AxisName, axis_index, gathered, unit
 from jaxcog.metrics.state import Concat, Mean
+from jaxcog.nn.placement import whole_parameters
 from jaxcog.nn.queue import check_queue_size, make_queue, momentum_update, random_unit_rows
 from jaxcog.optim import Optimizer, Rule, Schedule, gradient_step, initial_state
 from jaxcog.systems.brivl import figures, judging, losses, model, ops, torch_names
@@ -279,7 +280,7 @@ def _loss(config: Pretrain, setting: Setting) -> Any:
         slow = momentum_update(state["momentum"]["params"], seen, momentum)
         keys = _encode(
             config,
-            slow,
+            whole_parameters(slow, setting.mesh),
             state["momentum"]["batch_stats"],
             images,
             batch,
