@@ -128,7 +128,8 @@ def with_seeds(claims: Sequence[Claim], seeds: int | None) -> tuple[Claim, ...]:
 
 
 def _spread(values: np.ndarray) -> str:
-    return f"{values.mean():.4g} ± {values.std():.2g}"
+    mean, std = values.mean(), values.std()
+    return f"{mean:.4g} ± {std if std > 1e-9 * abs(mean) else 0:.2g}"  # no noise of summing
 
 
 def systems() -> list[str]:
