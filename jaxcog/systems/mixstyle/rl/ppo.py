@@ -111,7 +111,8 @@ def squared_kernels(params: Any) -> jax.Array:
     """Half the sum of squares of all kernels; biases are left out."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     kernels = [leaf for path, leaf in leaves if path_name(path).endswith("kernel")]
-    return functools.reduce(jnp.add, [jnp.sum(kernel**2) for kernel in kernels]) / 2
+    squares = [jnp.sum(kernel**2) for kernel in kernels]
+    return functools.reduce(jnp.add, squares, jnp.zeros(())) / 2
 
 
 @jax.tree_util.register_dataclass
