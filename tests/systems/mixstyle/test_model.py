@@ -75,41 +75,46 @@ def toy():
     network = Network("cnn_toy", 4, hidden=(8,))
     params, stats = jax.jit(lambda: network.init(jax.random.key(0), (16, 16, 3)))()
     images = jnp.asarray(np.random.default_rng(0).normal(size=(6, 16, 16, 3)), jnp.float32)
-    return network, params, stats, images
+    apply = jax.jit(network.apply, static_argnames=("train", "norm_train"))
+    return apply, params, stats, images
 
 
 def test_draws_act_in_training_only(toy):
-    network, params, stats, images = toy
-    draws = MixStyle(p=1.0, alpha=1.0, after=("conv1", "conv2")).draws(jax.random.key(1), 6)
+    apply, params, stats, images = toy
+    layer = MixStyle(p=1.0, alpha=1.0, after=("conv1", "conv2"))
+    draws = jax.jit(lambda key: layer.draws(key, 6))(jax.random.key(1))
     key = jax.random.key(2)
 
     def logits(train, draws):
-        out = network.apply(params, stats, images, train=train, draws=draws, key=key)
-        return out.logits
+        return apply(params, stats, images, train=train, draws=draws, key=key).logits
 
     np.testing.assert_array_equal(logits(False, draws), logits(False, None))
     assert np.abs(logits(True, draws) - logits(True, None)).max() > 1e-3
 
 
 def test_evaluation_needs_no_key_and_changes_no_statistics(toy):
-    network, params, stats, images = toy
-    out = network.apply(params, stats, images, train=False)
+    apply, params, stats, images = toy
+    out = apply(params, stats, images, train=False)
     jax.tree.map(np.testing.assert_array_equal, out.batch_stats, stats)
-    trained = network.apply(params, stats, images, train=True, key=jax.random.key(0))
+    trained = apply(params, stats, images, train=True, draws=None, key=jax.random.key(0))
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), trained.batch_stats, stats)
     assert all(jax.tree.leaves(changed))
 
 
 def test_frozen_norms_keep_their_statistics_while_training(toy):
-    network, params, stats, images = toy
-    out = network.apply(params, stats, images, train=True, norm_train=False, key=jax.random.key(0))
+    apply, params, stats, images = toy
+    out = apply(params, stats, images, train=True, norm_train=False, key=jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, out.batch_stats, stats)
 
 
 def test_bfloat16_arithmetic_keeps_float32_parameters_and_logits(toy):
-    _, _, _, images = toy
+    images = toy[-1]
     network = Network("cnn_toy", 4, dtype=jnp.bfloat16)
-    params, stats = network.init(jax.random.key(0), (16, 16, 3))
+
+    def run(key):
+        params, stats = network.init(key, (16, 16, 3))
+        return params, stats, network.apply(params, stats, images, train=True)
+
+    params, stats, out = jax.eval_shape(run, jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves((params, stats))} == {jnp.dtype("float32")}
-    out = network.apply(params, stats, images, train=True)
     assert (out.logits.dtype, out.features.dtype) == (jnp.float32, jnp.bfloat16)

@@ -54,10 +54,17 @@ def batch(seed=0):
 
 
 @pytest.fixture(scope="module")
-def trained():
+def compiled():
+    """The task, its functions compiled once for all tests."""
     task = config().build(setting())
-    key = jax.random.key(0)
-    state, step = jax.jit(task.init)(key), jax.jit(task.train_step)
+    names = ("init", "train_step", "eval_step")
+    return dataclasses.replace(task, **{name: jax.jit(getattr(task, name)) for name in names})
+
+
+@pytest.fixture(scope="module")
+def trained(compiled):
+    task, key = compiled, jax.random.key(0)
+    state, step = task.init(key), task.train_step
     losses = []
     for i in range(12):
         state, scalars = step(state, batch(i), key)
@@ -71,13 +78,13 @@ def test_it_learns(trained):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_sharded_step_equals_one_device():
-    task, key = config().build(setting()), jax.random.key(0)
-    state, images = jax.jit(task.init)(key), batch()
-    one, scalars = jax.jit(task.train_step)(state, images, key)
+def test_sharded_step_equals_one_device(compiled):
+    task, key = compiled, jax.random.key(0)
+    state, images = task.init(key), batch()
+    one, scalars = task.train_step(state, images, key)
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
     sharded = jax.device_put(images, NamedSharding(mesh, P("data")))
-    many, many_scalars = jax.jit(task.train_step)(state, sharded, key)
+    many, many_scalars = task.train_step(state, sharded, key)
     assert float(many_scalars["loss"]) == pytest.approx(float(scalars["loss"]), rel=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
@@ -141,7 +148,8 @@ def test_an_average_of_the_weights_is_what_is_evaluated():
     task = config(optimizer=Optimizer(lr=0.05, ema=0.5)).build(setting())
     state = jax.jit(task.init)(jax.random.key(0))
     broken = {**state, "params": jax.tree.map(lambda x: x * jnp.nan, state["params"])}
-    assert np.isfinite(task.summarize({"test": task.eval_step(broken, batch())})["loss"])
+    results = {"test": jax.jit(task.eval_step)(broken, batch())}
+    assert np.isfinite(task.summarize(results)["loss"])
 
 
 @pytest.mark.parametrize(
