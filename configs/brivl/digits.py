@@ -4,13 +4,11 @@ Train:  jaxcog train brivl/digits
 Claim:  jaxcog reproduce brivl
 """
 
-import dataclasses
-
 from jaxcog.config import Experiment, Train
 from jaxcog.data.toy.weak_pairs import WeakDigits
 from jaxcog.optim import Optimizer
 from jaxcog.systems.brivl.imagination import Inversion
-from jaxcog.systems.brivl.presets import preset
+from jaxcog.systems.brivl.presets import preset, tiny_pretraining
 from jaxcog.systems.brivl.task import Pretrain
 
 NEEDS = "nothing: the digits ship with scikit-learn"
@@ -25,7 +23,7 @@ def experiment() -> Experiment:
             queue_size=40,
             momentum=0.99,
             augment=False,
-            inversion=Inversion(steps=200, smoothness=3e-4, jitter=0, grey=True, brightness=0.0),
+            inversion=Inversion(steps=100, lr=0.1, jitter=0, noise=0.4, draws=4, likeness=0.03),
             optimizer=Optimizer(name="adam", lr=1e-3),
         ),
         data=WeakDigits(),
@@ -40,6 +38,9 @@ def experiment() -> Experiment:
 
 
 def tiny() -> Experiment:
-    full = experiment()
-    train = dataclasses.replace(full.train, duration="4 steps", checkpoint_every="2 steps")
-    return dataclasses.replace(full, train=train)
+    return Experiment(
+        system="brivl",
+        task=tiny_pretraining(),
+        data=WeakDigits(),
+        train=Train(duration="4 steps", batch_size=8, checkpoint_every="2 steps"),
+    )

@@ -5,6 +5,8 @@ Only what such files use: a map from names to lists of bytes, of floats or of in
 
 from __future__ import annotations
 
+import functools
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,6 +16,53 @@ from jaxcog.data.types import BadRecord
 Values = list[bytes] | list[int] | list[float]
 
 _BYTES, _FLOATS, _INTEGERS = 1, 2, 3
+
+
+def record_spans(path: str | os.PathLike[str]) -> Iterator[tuple[int, int]]:
+    """(offset, size) of each record of a TFRecord file. Raises BadRecord where it is cut off.
+
+    A record is its length, that length's checksum, its bytes and their checksum. Only lengths are
+    checked: bytes that rotted show when they are decoded.
+    """
+    end = os.path.getsize(path)
+    with open(path, "rb") as file:
+        while head := file.read(12):
+            offset = file.tell()
+            if len(head) < 12:
+                raise BadRecord("it ends within the length of a record")
+            size, checksum = struct.unpack("<QI", head)
+            if _masked_crc(head[:8]) != checksum:
+                raise BadRecord("the length of a record does not fit its checksum")
+            if offset + size + 4 > end:
+                raise BadRecord("it ends within a record")
+            yield offset, size
+            file.seek(offset + size + 4)
+
+
+def framed(record: bytes) -> bytes:
+    """A record as TFRecord files hold it."""
+    length = struct.pack("<Q", len(record))
+    checksums = (struct.pack("<I", _masked_crc(data)) for data in (length, record))
+    return length + next(checksums) + record + next(checksums)
+
+
+@functools.cache
+def _crc_table() -> tuple[int, ...]:
+    """CRC-32C (Castagnoli) of each byte, bits reversed."""
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return tuple(table)
+
+
+def _masked_crc(data: bytes) -> int:
+    crc, table = 0xFFFFFFFF, _crc_table()
+    for byte in data:
+        crc = crc >> 8 ^ table[(crc ^ byte) & 0xFF]
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def encode_example(features: Mapping[str, Values]) -> bytes:

@@ -1,8 +1,8 @@
-"""Image-text pairs from the web in three layouts, behind one Source with random access.
+"""Image-text pairs from the web in four layouts, behind one Source with random access.
 
 Layouts, by what a path names: webdataset tar shards (`key.jpg` beside `key.txt` or `key.json`),
-ArrayRecord files of tf.train.Example ("image/encoded", "text" or "text/<field>", "key"), or a
-folder with *.jsonl files (lines {"image_id": path, "sentences": [[field, text], ...]}).
+ArrayRecord or TFRecord files of tf.train.Example ("image/encoded", "text" or "text/<field>",
+"key"), or a folder with *.jsonl files, lines {"image_id": path, "sentences": [[field, text], ...]}.
 
 Texts are taken as they are: nothing is dropped for saying little about its image. What cannot be
 used (no text, a text too long or not UTF-8, a second copy) is counted by reason when the shards are
@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxcog.data.examples import decode_example
+from jaxcog.data.examples import decode_example, record_spans
 from jaxcog.data.types import BadRecord, Record
 from jaxcog.errors import DataError
 
+_TFRECORD = ".tfrecord"
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 Texts = tuple[tuple[str, str], ...]
 """((field, text), ...), such as (("alt_text", "a cake"), ("sur_text", "make a wish"))."""
@@ -116,7 +117,7 @@ def list_pairs(path: str, filter: RowFilter) -> Listing:
 
 
 def find_shards(path: str) -> list[Path]:
-    """Files of the three layouts, sorted. Raises DataError where there is none."""
+    """Files of the four layouts, sorted. Raises DataError where there is none."""
     root = Path(path).expanduser()
     if root.is_dir():
         found = [file for file in root.rglob("*") if _layout(file)]
@@ -124,9 +125,9 @@ def find_shards(path: str) -> list[Path]:
         found = [Path(file) for file in glob.glob(str(root)) if _layout(Path(file))]
     if not found:
         raise DataError(
-            f"{path}: no image-text shards there: expected *.tar (webdataset), *.array_record*, or "
-            "*.jsonl beside its images; set data.path to a folder or a pattern such as "
-            "'/data/{00000..00099}.tar' spelled with * instead of braces"
+            f"{path}: no image-text shards there: expected *.tar (webdataset), *.array_record*, "
+            "*.tfrecord*, or *.jsonl beside its images; set data.path to a folder or a pattern "
+            "such as '/data/{00000..00099}.tar' spelled with * instead of braces"
         )
     return sorted(found)
 
@@ -157,6 +158,8 @@ def _layout(path: Path) -> Callable[[Path, int], Iterator[Any]] | None:
         return _tar_rows
     if path.suffix == ".jsonl":
         return _jsonl_rows
+    if _TFRECORD in path.name:
+        return _tfrecord_rows
     return _record_rows if ".array_record" in path.name else None
 
 
@@ -306,22 +309,33 @@ def _record_rows(shard: Path, number: int) -> Iterator[Row | str]:
     except (OSError, RuntimeError, ValueError, IndexError) as error:
         raise _cut(shard, error) from error
     for index in range(count):
-        try:
-            example = decode_example(_read_record(reader, shard, index))
-            texts = [
-                (name.removeprefix("text/"), _text(value))
-                for name, values in example.items()
-                if name == "text" or name.startswith("text/")
-                for value in values
-            ]
-            key = _text(example.get("key", [str(index).encode()])[0])
-        except BadRecord:
-            yield "records that are no Example"
-            continue
-        except UnicodeDecodeError:
-            yield "texts that are not UTF-8 or JSON"
-            continue
-        yield Row(key, number, index, tuple(texts))
+        yield _example_row(_read_record(reader, shard, index), number, index)
+
+
+def _tfrecord_rows(shard: Path, number: int) -> Iterator[Row | str]:
+    try:
+        for where in record_spans(shard):
+            yield _example_row(_bytes_at(shard, *where), number, where)
+    except BadRecord as error:
+        raise _cut(shard, error) from error
+
+
+def _example_row(data: bytes, number: int, where: Any) -> Row | str:
+    """A row of a serialised Example; its key, where it has none, is the place it has."""
+    try:
+        example = decode_example(data)
+        texts = [
+            (name.removeprefix("text/"), _text(value))
+            for name, values in example.items()
+            if name == "text" or name.startswith("text/")
+            for value in values
+        ]
+        key = _text(example.get("key", [str(where).encode()])[0])
+    except BadRecord:
+        return "records that are no Example"
+    except UnicodeDecodeError:
+        return "texts that are not UTF-8 or JSON"
+    return Row(key, number, where, tuple(texts))
 
 
 def _text(value: bytes | int | float) -> str:
@@ -343,22 +357,29 @@ def _read_record(reader: Any, shard: str | Path, index: int) -> bytes:
         raise _cut(Path(shard), error) from error
 
 
+def _bytes_at(shard: str | Path, offset: int, size: int) -> bytes:
+    with open(shard, "rb") as file:
+        file.seek(offset)
+        data = file.read(size)
+    if len(data) < size:
+        raise BadRecord("the file ends within it")
+    return data
+
+
 def _read_image(shard: str, where: Any) -> bytes:
     """The encoded image of a row. Raises BadRecord where it is not there."""
     try:
         if isinstance(where, str):
             return Path(where).read_bytes()
         if isinstance(where, tuple):
-            offset, size = where
-            with open(shard, "rb") as file:
-                file.seek(offset)
-                data = file.read(size)
-            if len(data) < size:
-                raise BadRecord("the archive ends within it")
-            return data
+            data = _bytes_at(shard, *where)
+        else:
+            data = _read_record(_open_records(shard), shard, where)
     except OSError as error:
         raise BadRecord(error.strerror or "cannot be opened") from error
-    example = decode_example(_read_record(_open_records(shard), shard, where))
+    if Path(shard).suffix == ".tar":
+        return data
+    example = decode_example(data)
     images = example.get("image/encoded", example.get("image", []))
     if not images or not isinstance(images[0], bytes):
         raise BadRecord('no "image/encoded"')

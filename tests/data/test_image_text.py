@@ -11,7 +11,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from jaxcog.data.datasets.web_pairs import Decode, PairTransform, WebPairs, resize_plain
-from jaxcog.data.examples import decode_example, encode_example
+from jaxcog.data.examples import decode_example, encode_example, framed
 from jaxcog.data.image_text import RowFilter, choose_text, open_pairs, pair_hash
 from jaxcog.data.types import BadRecord
 from jaxcog.data.wordpiece import small_vocabulary
@@ -92,6 +92,48 @@ def test_array_records_of_examples(tmp_path: Path):
     assert len(source) == 3
     assert source[2]["image"] == picture(2)
     assert source[2]["texts"] == (("alt", "text 2"), ("alt", "another"))
+
+
+def write_tfrecord(path: Path) -> bytes:
+    examples = ({"image/encoded": [picture(i % 2)], "text": [b"a cake"]} for i in range(3))
+    path.write_bytes(b"".join(framed(encode_example(example)) for example in examples))
+    return path.read_bytes()
+
+
+def test_tfrecords_of_examples(tmp_path: Path):
+    write_tfrecord(tmp_path / "pairs.tfrecord-00000-of-00001")
+    source = open_pairs(str(tmp_path))
+    assert len(source) == 2
+    assert source.listing.skipped == {"duplicates": 1}  # the same bytes and the same text
+    assert source[1]["image"] == picture(1)
+    assert source[1]["texts"] == (("text", "a cake"),)
+
+
+def test_the_frame_of_a_record_is_the_usual_one():
+    # Lengths and checksums as TensorFlow writes them around the record b"abc".
+    head, tail = framed(b"abc")[:12], framed(b"abc")[-4:]
+    assert head[:8] == (3).to_bytes(8, "little")
+    assert masked(0x364B3FB7) == tail  # CRC-32C of "abc", as RFC 3720's polynomial gives it
+
+
+def masked(crc: int) -> bytes:
+    return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda data: data[:-9], "it ends within a record"),
+        (lambda data: data + data[:5], "it ends within the length"),
+        (lambda data: b"x" + data[1:], "the length of a record does not fit its checksum"),
+    ],
+    ids=["record", "length", "checksum"],
+)
+def test_a_damaged_tfrecord_is_named(tmp_path: Path, damage, problem: str):
+    path = tmp_path / "0.tfrecord"
+    path.write_bytes(damage(write_tfrecord(path)))
+    with pytest.raises(DataError, match=rf"0\.tfrecord is cut off or damaged \({problem}"):
+        open_pairs(str(tmp_path))
 
 
 def test_examples_keep_all_kinds_of_values():

@@ -57,7 +57,9 @@ class WeakDigits:
     """1437 digits to learn from, 360 to be tested on, whose texts are drawn once.
 
     Records: "image" uint8 [size, size, 3], "ids" int32 [text_length]; in evaluation also "label".
-    Facts: "class_ids" int32 [10, 3, text_length], the names of the digits as texts.
+    Facts: "class_ids" int32 [10, 3, text_length], the names of the digits as texts;
+    "image_statistics" (), of the images to learn from, in [0, 1]: their mean [size, size, 3] and
+    their principal components [R, size, size, 3], each as long as images deviate along it.
 
     size: side of the images, a multiple of 8; the digits are 8x8, enlarged by repetition.
     named: share of the texts that name the digit.
@@ -92,6 +94,7 @@ class WeakDigits:
                 "vocab": len(vocabulary()),
                 "tokenizer": vocabulary,
                 "class_ids": np.stack(classes),
+                "image_statistics": self._statistics,
             },
         )
 
@@ -119,6 +122,17 @@ class WeakDigits:
         ids = self._texts(levels[test], labels[test], random)
         tested = {"image": images[test], "ids": ids, "label": labels[test]}
         return ArraySource(rows), ArraySource(tested)
+
+    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        images = self.load().train.source.arrays["image"] / 255
+        mean = images.mean(axis=0)
+        _, lengths, parts = np.linalg.svd(
+            (images - mean).reshape(len(images), -1), full_matrices=False
+        )
+        deviations = lengths / np.sqrt(len(images))
+        varied = deviations > 1e-3
+        parts = (deviations[:, None] * parts)[varied]
+        return mean, parts.reshape(-1, *mean.shape)
 
     def _images(self, pixels: np.ndarray) -> np.ndarray:
         times = self.size // _SIDE

@@ -5,6 +5,7 @@ params, stats = init_towers(jax.random.key(0), preset("small"))
 scores = encode_image(params, stats, images, preset("small")) @ encode_text(...).T
 """
 
+from jaxcog.systems.brivl.architecture import Architecture
 from jaxcog.systems.brivl.heads import apply_head, init_head
 from jaxcog.systems.brivl.imagination import (
     Inversion,
@@ -15,7 +16,7 @@ from jaxcog.systems.brivl.imagination import (
 from jaxcog.systems.brivl.judging import retrieval_metrics, retrieval_ranks
 from jaxcog.systems.brivl.losses import in_batch, momentum_contrast, topk_agreement_positives
 from jaxcog.systems.brivl.model import (
-    Architecture,
+    class_embeddings,
     encode_image,
     encode_text,
     image_tower,
@@ -31,7 +32,6 @@ from jaxcog.systems.brivl.ops import (
     scale_boxes,
 )
 from jaxcog.systems.brivl.presets import preset
-from jaxcog.systems.brivl.task import class_embeddings
 
 __all__ = [
     "Architecture",

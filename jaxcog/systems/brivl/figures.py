@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcog.errors import DataError
-from jaxcog.losses.contrastive import unit
 from jaxcog.show import Animation, Figure, File, Gallery, Lines, Picture
-from jaxcog.systems.brivl import imagination, model, ops, vqgan
+from jaxcog.systems.brivl import model, ops, pictures
+from jaxcog.systems.brivl.architecture import Architecture
 from jaxcog.systems.brivl.imagination import Imagined, Inversion
 from jaxcog.task import DataInfo, State
 
@@ -29,7 +28,7 @@ Predict = Callable[[State, Sequence[Any], Sequence[str]], list[Figure]]
 
 
 def report(
-    data: DataInfo, architecture: model.Architecture, inversion: Inversion
+    data: DataInfo, architecture: Architecture, inversion: Inversion
 ) -> Callable[[State, Mapping[str, Any], Mapping[str, Any]], list[Figure]]:
     """The `figures` of a Task: texts and their nearest images; class names as pictures."""
 
@@ -77,120 +76,30 @@ def _words(data: DataInfo, ids: np.ndarray) -> str:
 
 
 def _class_pictures(
-    state: State, data: DataInfo, architecture: model.Architecture, inversion: Inversion
+    state: State, data: DataInfo, architecture: Architecture, inversion: Inversion
 ) -> list[Figure]:
-    class_ids = jnp.asarray(data.facts["class_ids"])
-    count, prompts, length = class_ids.shape
-    texts = model.encode_text(state["params"], class_ids.reshape(-1, length), architecture)
-    targets = unit(jnp.mean(texts.reshape(count, prompts, -1), axis=1))
-    found = invert(state, targets, architecture, inversion)
-    right = recognised(state, found.images, targets, architecture)
+    targets = pictures.named(state["params"], jnp.asarray(data.facts["class_ids"]), architecture)
+    statistics = pictures.statistics_of(data, inversion)
+    found = pictures.invert(state, targets, architecture, inversion, statistics)
+    right = pictures.recognised(state, found.images, targets, architecture)
     names = data.class_names
-    pictures = [
+    shown = [
         Picture(_rgb(image), names[i], "good" if right[i] else "bad")
         for i, image in enumerate(np.asarray(found.images))
     ]
+    known = "" if statistics is None else "It knows the images' mean and covariance, no label. "
     note = (
         "Noise, changed until its embedding matches that of the name: no image was copied. "
-        f"{int(right.sum())} of {count} are recognised as what they were made from (green)."
+        f"{known}"
+        f"The network recognises {int(right.sum())} of {len(right)} (green)."
     )
     return [
-        Gallery("What the names look like to the network", [("", pictures)], note),
+        Gallery("What the names look like to the network", [("", shown)], note),
         _losses("Distance from the names", found, names),
     ]
 
 
-def recognised(
-    state: State, images: jax.Array, targets: jax.Array, architecture: model.Architecture
-) -> np.ndarray:
-    """bool [B]: whether target i [B, D] is the one nearest to image i, in [0, 1]."""
-    seen = model.encode_image(
-        state["params"], state["batch_stats"], ops.normalise(images), architecture
-    )
-    return np.argmax(np.asarray(seen @ targets.T), axis=1) == np.arange(len(targets))
-
-
-def invert(
-    state: State, targets: jax.Array, architecture: model.Architecture, config: Inversion
-) -> Imagined:
-    """A picture for each target [B, D]: all of them in one compiled loop."""
-    shape = (len(targets), architecture.image_size, architecture.image_size, 3)
-    arguments = (state["params"], state["batch_stats"], targets)
-    return Imagined(*_inverted(*arguments, shape, architecture, config))
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def _inverted(
-    params: Any,
-    stats: Any,
-    targets: jax.Array,
-    shape: tuple[int, ...],
-    architecture: model.Architecture,
-    config: Inversion,
-) -> Any:
-    keys = jax.random.split(jax.random.key(0))
-    start = imagination.random_images(keys[0], shape, brightness=config.brightness)
-    embed = functools.partial(_embed, params, stats, architecture)
-    return _parts(imagination.invert_embedding(embed, targets, start, keys[1], config))
-
-
-def _embed(
-    params: Any, stats: Any, architecture: model.Architecture, images: jax.Array
-) -> jax.Array:
-    return model.encode_image(params, stats, images, architecture)
-
-
-def _parts(found: Imagined) -> tuple[jax.Array, ...]:
-    return found.images, found.losses, found.frames, found.variables
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def _excited(
-    params: Any, stats: Any, units: jax.Array, architecture: model.Architecture, config: Inversion
-) -> Any:
-    """A picture for each unit [B] of the fused tokens' mean."""
-    keys = jax.random.split(jax.random.key(0))
-    shape = (units.shape[0], architecture.image_size, architecture.image_size, 3)
-
-    def activation(images: jax.Array) -> jax.Array:
-        encoded = model.image_tower(params["image"], stats.get("image", {}), images, architecture)
-        mean = jnp.mean(encoded.fused.astype(jnp.float32), axis=1)
-        return jnp.take_along_axis(mean, units[:, None], axis=1)[:, 0]
-
-    start = imagination.random_images(keys[0], shape, brightness=config.brightness)
-    return _parts(imagination.visualise_neuron(activation, start, keys[1], config))
-
-
-@functools.partial(jax.jit, static_argnums=(4, 5, 6))
-def _generated(
-    params: Any,
-    stats: Any,
-    prior_params: Any,
-    targets: jax.Array,
-    architecture: model.Architecture,
-    prior: vqgan.VQGANConfig,
-    config: Inversion,
-) -> Any:
-    keys = jax.random.split(jax.random.key(0))
-    side = prior.resolution // prior.factor
-    shape = (targets.shape[0], side, side)
-    start = vqgan.random_latents(keys[0], prior_params["codebook"], shape)
-    embed = functools.partial(_embed, params, stats, architecture)
-    return _parts(
-        imagination.guided_generate(
-            prior_params,
-            prior,
-            embed,
-            targets,
-            start,
-            keys[1],
-            config,
-            architecture.image_size,
-        )
-    )
-
-
-def prediction(data: DataInfo, architecture: model.Architecture, inversion: Inversion) -> Predict:
+def prediction(data: DataInfo, architecture: Architecture, inversion: Inversion) -> Predict:
     """The `predict` of a Task.
 
     Images and sentences become features (features.npz) and, where there are both, are retrieved
@@ -208,6 +117,7 @@ def prediction(data: DataInfo, architecture: model.Architecture, inversion: Inve
         return model.encode_text(state["params"], ids, architecture)
 
     def predict(state: State, inputs: Sequence[Any], names: Sequence[str]) -> list[Figure]:
+        statistics = pictures.statistics_of(data, inversion)
         images, sentences, prior = _sorted(inputs, names)
         units = [_unit_number(line, architecture) for line in sentences if line.startswith(_UNIT)]
         texts = [line for line in sentences if not line.startswith(_UNIT)]
@@ -225,30 +135,18 @@ def prediction(data: DataInfo, architecture: model.Architecture, inversion: Inve
             figures.append(_matches(found["text"] @ found["image"].T, images, texts))
         if texts:
             targets = jnp.asarray(found["text"][:_SENTENCES])
-            shown = invert(state, targets, architecture, inversion)
+            shown = pictures.invert(state, targets, architecture, inversion, statistics)
             figures += _imagined("Imagined", shown, texts)
             if prior is not None:
-                shown = _draw(state, targets, architecture, inversion, prior)
+                shown = pictures.generate(state, targets, architecture, inversion, prior)
                 figures += _imagined("Drawn by the VQGAN", shown, texts)
         if units:
-            arguments = (state["params"], state["batch_stats"], jnp.asarray(units))
-            shown = Imagined(*_excited(*arguments, architecture, inversion))
+            wanted = jnp.asarray(units)
+            shown = pictures.excite(state, wanted, architecture, inversion, statistics)
             figures += _imagined("Units", shown, [f"{_UNIT}{number}" for number in units])
         return figures
 
     return predict
-
-
-def _draw(
-    state: State,
-    targets: jax.Array,
-    architecture: model.Architecture,
-    inversion: Inversion,
-    prior: Mapping[str, np.ndarray],
-) -> Imagined:
-    params, config = vqgan.from_arrays(prior)
-    arguments = (state["params"], state["batch_stats"], params, targets)
-    return Imagined(*_generated(*arguments, architecture, config, inversion))
 
 
 def _sorted(
@@ -270,7 +168,7 @@ def _sorted(
     return images, sentences, prior
 
 
-def _unit_number(line: str, architecture: model.Architecture) -> int:
+def _unit_number(line: str, architecture: Architecture) -> int:
     text = line.removeprefix(_UNIT)
     if not text.isdigit() or int(text) >= architecture.image_width:
         raise DataError(
@@ -280,7 +178,7 @@ def _unit_number(line: str, architecture: model.Architecture) -> int:
     return int(text)
 
 
-def _ready(image: np.ndarray, architecture: model.Architecture) -> jax.Array:
+def _ready(image: np.ndarray, architecture: Architecture) -> jax.Array:
     return ops.preprocess_image(jnp.asarray(image), architecture.image_size)
 
 
@@ -323,7 +221,7 @@ def _imagined(title: str, found: Imagined, texts: Sequence[str]) -> list[Figure]
     wide = np.concatenate(list(np.moveaxis(frames, 1, 0)), axis=2)
     wide = np.repeat(np.repeat(wide, times, axis=1), times, axis=2)
     return [
-        Gallery(title, [("", pictures)], "Numbers: the loss, about 1 - cosine with the text."),
+        Gallery(title, [("", pictures)], "Numbers: the loss of the last update."),
         Animation(f"{title}, update by update", _rgb(wide), 6.0),
         _losses(f"{title}: loss", found, texts),
     ]
@@ -333,7 +231,7 @@ def _losses(title: str, found: Imagined, names: Sequence[str]) -> Lines:
     losses = np.asarray(found.losses)
     steps = np.arange(len(losses))
     series = {name: (steps, losses[:, i]) for i, name in enumerate(list(names)[: losses.shape[1]])}
-    return Lines(title, series, "update", "1 - cosine, and smoothness")
+    return Lines(title, series, "update", "loss")
 
 
 def _rgb(images: np.ndarray) -> np.ndarray:

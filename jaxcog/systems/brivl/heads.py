@@ -18,6 +18,7 @@ from jaxcog.nn.precision import at_least_float32
 from jaxcog.optim import Optimizer, Rule, Schedule, gradient_step, initial_state
 from jaxcog.show import Figure, Matrix
 from jaxcog.systems.brivl import model, task, torch_names
+from jaxcog.systems.brivl.architecture import Architecture
 from jaxcog.task import Batch, Key, Setting, State, Task
 
 Tree = Any
@@ -68,7 +69,7 @@ class NewsClassification:
     smoothing: of labels. dropout in the tower is active in training.
     """
 
-    model: model.Architecture = dataclasses.field(default_factory=model.Architecture)
+    model: Architecture = dataclasses.field(default_factory=Architecture)
     head: HeadName = "linear"
     smoothing: float = 0.0
     optimizer: Optimizer = dataclasses.field(default_factory=fine_tuning)
@@ -107,7 +108,7 @@ class NewsClassification:
                 "classes": Confusion.of(jnp.argmax(scores, axis=1), label, classes, mask)
             }
             if names is not None:
-                called = task.class_embeddings(
+                called = model.class_embeddings(
                     state["params"], jnp.asarray(names), self.model, setting.dtype
                 )
                 nearest = jnp.argmax(embedding @ called.T, axis=1)
@@ -126,7 +127,7 @@ class NewsClassification:
         )
 
 
-def _for_text(optimizer: Optimizer, architecture: model.Architecture) -> Optimizer:
+def _for_text(optimizer: Optimizer, architecture: Architecture) -> Optimizer:
     """The freeze policy and the rules, less what concerns the image tower, which is not here."""
     frozen = task.with_freeze(optimizer, architecture).rules[: -len(optimizer.rules) or None]
     kept = [rule for rule in frozen if rule.pattern.startswith("^text/")]
@@ -161,7 +162,7 @@ class VisualQuestions:
     embeddings, joined as `join` says, and the scores go through a softmax.
     """
 
-    model: model.Architecture = dataclasses.field(default_factory=model.Architecture)
+    model: Architecture = dataclasses.field(default_factory=Architecture)
     head: HeadName = "mlp"
     join: Literal["concatenate", "sum"] = "concatenate"
     optimizer: Optimizer = dataclasses.field(default_factory=fine_tuning)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +25,17 @@ Embed = Callable[[jax.Array], jax.Array]
 class Inversion:
     """How long and how strongly; the defaults are ours, the paper gives none.
 
-    lr: of Adam, in normalised units (pixels) or units of the codebook (latents).
+    lr: of Adam, in normalised units (pixels), units of the codebook (latents) or deviations.
     smoothness: weight of the total variation of the pixels.
     jitter: most pixels by which the image is rolled before it is embedded, at every step.
+    noise: deviation, in [0, 1], of the noise of brightness added before it is embedded. A network
+      answers to patterns that no person sees; those do not survive noise.
+    draws: of jitter and noise, whose losses are averaged at every step.
     clamp: keep pixels in the range of real images.
     grey: keep the three channels equal, for networks that saw no colours.
     brightness: of the noise where pixels start, in [0, 1].
+    likeness: weight of the distance from real images, by their mean and covariance alone (see
+      `Statistics`); 0: pixels are free.
     frames: pictures kept of the way there, the last one among them; must divide `steps`.
     """
 
@@ -38,9 +43,12 @@ class Inversion:
     lr: float = 0.05
     smoothness: float = 1e-4
     jitter: int = 16
+    noise: float = 0.0
+    draws: int = 1
     clamp: bool = True
     grey: bool = False
     brightness: float = 0.5
+    likeness: float = 0.0
     frames: int = 20
 
     def __post_init__(self) -> None:
@@ -59,6 +67,74 @@ class Imagined:
     losses: jax.Array
     frames: jax.Array
     variables: jax.Array
+
+
+class Statistics(NamedTuple):
+    """What images of a data set have in common: no labels and no texts are in it.
+
+    mean: [S, S, 3] in [0, 1]; components: [R, S, S, 3], their principal components, each as long
+    as the deviation of the images along it.
+    """
+
+    mean: jax.Array
+    components: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """What is optimised, and the picture it stands for.
+
+    start(key, count): [count, ...] variables.
+    draw(variables): normalised images [B, S, S, 3].
+    cost(variables): [B], added to the loss.
+    project(variables): where they are put back to after each update.
+    """
+
+    start: Callable[[jax.Array, int], jax.Array]
+    draw: Callable[[jax.Array], jax.Array]
+    cost: Callable[[jax.Array], jax.Array]
+    project: Callable[[jax.Array], jax.Array] = lambda x: x
+
+
+def pixels(config: Inversion, size: int) -> Canvas:
+    """Normalised pixels themselves."""
+
+    def start(key: jax.Array, count: int) -> jax.Array:
+        return random_images(key, (count, size, size, 3), brightness=config.brightness)
+
+    def cost(x: jax.Array) -> jax.Array:
+        if not config.smoothness:
+            return jnp.zeros(x.shape[0])
+        return config.smoothness * total_variation(x)
+
+    def project(x: jax.Array) -> jax.Array:
+        if config.clamp:
+            x = jnp.clip(x, ops.normalise(jnp.zeros(3)), ops.normalise(jnp.ones(3)))
+        if config.grey:
+            brightness = jnp.mean(ops.denormalise(x), axis=-1, keepdims=True)
+            x = ops.normalise(jnp.broadcast_to(brightness, x.shape))
+        return x
+
+    return Canvas(start, lambda x: x, cost, project)
+
+
+def components(config: Inversion, statistics: Statistics) -> Canvas:
+    """Coordinates [B, R] along the principal components, in deviations.
+
+    Their cost is that of a Gaussian with the images' mean and covariance: pictures that vary as the
+    images do are cheap. Which picture belongs to which text, it does not know.
+    """
+    mean, parts = statistics
+
+    def start(key: jax.Array, count: int) -> jax.Array:
+        return 0.1 * jax.random.normal(key, (count, parts.shape[0]), jnp.float32)
+
+    def draw(x: jax.Array) -> jax.Array:
+        free = mean + jnp.tensordot(x, parts, axes=1)
+        # Clipped for the network, not for the gradient: what left the range must find back.
+        return ops.normalise(free + jax.lax.stop_gradient(jnp.clip(free, 0, 1) - free))
+
+    return Canvas(start, draw, lambda x: 0.5 * config.likeness * jnp.sum(jnp.square(x), axis=1))
 
 
 def cosine_distance(embeddings: jax.Array, target: jax.Array) -> jax.Array:
@@ -115,20 +191,30 @@ def optimise(
     return Imagined(images, losses.reshape(config.steps, -1), frames, variables)
 
 
-def pixel_loss(
-    embed: Embed, distance: Callable[[jax.Array], jax.Array], config: Inversion
+def seen_loss(
+    embed: Embed,
+    distance: Callable[[jax.Array], jax.Array],
+    canvas: Canvas,
+    config: Inversion,
 ) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """The loss of normalised pixels: `distance` of their embeddings, jittered and smoothed."""
+    """The loss of a canvas: `distance` of its picture's embeddings, jittered and in noise."""
 
-    def loss(x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        seen = x
+    def seen(images: jax.Array, key: jax.Array) -> jax.Array:
         if config.jitter:
             by = jax.random.randint(key, (2,), -config.jitter, config.jitter + 1)
-            seen = jnp.roll(x, by, axis=(1, 2))
-        losses = distance(embed(seen))
-        if config.smoothness:
-            losses = losses + config.smoothness * total_variation(x)
-        return losses, jnp.clip(ops.denormalise(x), 0, 1)
+            images = jnp.roll(images, by, axis=(1, 2))
+        if config.noise:
+            images = ops.add_noise(jax.random.fold_in(key, 1), images, config.noise)
+        return distance(embed(images))
+
+    def loss(x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        images = canvas.draw(x)
+        if config.draws == 1:
+            losses = seen(images, key)
+        else:
+            keys = jax.random.split(key, config.draws)
+            losses = jnp.mean(jax.vmap(lambda k: seen(images, k))(keys), axis=0)
+        return losses + canvas.cost(x), jnp.clip(ops.denormalise(images), 0, 1)
 
     return loss
 
@@ -139,16 +225,19 @@ def invert_embedding(
     start: jax.Array,
     key: jax.Array,
     config: Inversion,
+    canvas: Canvas | None = None,
 ) -> Imagined:
     """Images whose embeddings match a text's.
 
     Args:
       target: [D], or [B, D] for another one in each row. For several texts in one picture give
         `unit` of the sum of their embeddings.
-      start: [B, S, S, 3] normalised, such as `random_images`.
+      start: variables of the canvas; normalised [B, S, S, 3], such as `random_images`, of pixels.
+      canvas: what is optimised; None: `pixels`.
     """
-    loss = pixel_loss(embed, lambda e: cosine_distance(e, target), config)
-    return optimise(loss, start, key, config, _kept(config))
+    canvas = canvas or pixels(config, start.shape[1])
+    loss = seen_loss(embed, lambda e: cosine_distance(e, target), canvas, config)
+    return optimise(loss, start, key, config, canvas.project)
 
 
 def visualise_neuron(
@@ -156,24 +245,12 @@ def visualise_neuron(
     start: jax.Array,
     key: jax.Array,
     config: Inversion,
+    canvas: Canvas | None = None,
 ) -> Imagined:
     """Images that excite one unit: `activation` maps normalised images to [B] activations."""
-    loss = pixel_loss(activation, lambda value: -value, config)
-    return optimise(loss, start, key, config, _kept(config))
-
-
-def _kept(config: Inversion) -> Callable[[jax.Array], jax.Array]:
-    """Where pixels are put back to after each update."""
-
-    def project(x: jax.Array) -> jax.Array:
-        if config.clamp:
-            x = jnp.clip(x, ops.normalise(jnp.zeros(3)), ops.normalise(jnp.ones(3)))
-        if config.grey:
-            pixels = jnp.mean(ops.denormalise(x), axis=-1, keepdims=True)
-            x = ops.normalise(jnp.broadcast_to(pixels, x.shape))
-        return x
-
-    return project
+    canvas = canvas or pixels(config, start.shape[1])
+    loss = seen_loss(activation, lambda value: -value, canvas, config)
+    return optimise(loss, start, key, config, canvas.project)
 
 
 def guided_generate(

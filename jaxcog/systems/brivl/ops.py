@@ -48,6 +48,15 @@ def denormalise(images: jax.Array) -> jax.Array:
     return images * jnp.asarray(STD, images.dtype) + jnp.asarray(MEAN, images.dtype)
 
 
+def add_noise(key: jax.Array, images: jax.Array, deviation: jax.Array | float) -> jax.Array:
+    """Normalised [..., H, W, 3] with noise of brightness, alike in all channels.
+
+    deviation: in [0, 1] as pixels are before they are normalised; broadcast against the images.
+    """
+    drawn = jax.random.normal(key, (*images.shape[:-1], 1), images.dtype)
+    return images + deviation * drawn / jnp.asarray(STD, images.dtype)
+
+
 def preprocess_image(image: jax.Array, size: int, antialias: bool = False) -> jax.Array:
     """uint8 [..., H, W, 3] -> normalised float32 [..., size, size, 3], as for evaluation."""
     return normalise(resize(to_float(jnp.asarray(image)), size, antialias))

@@ -6,16 +6,28 @@ from typing import Literal
 
 from jaxcog.errors import ConfigError
 from jaxcog.nn.bert import BertConfig
-from jaxcog.systems.brivl.model import Architecture
+from jaxcog.systems.brivl.architecture import Architecture
 from jaxcog.systems.brivl.task import Pretrain
 
-Preset = Literal["paper", "base", "v1", "video", "small", "tiny", "digits"]
+Preset = Literal["huge", "paper", "base", "v1", "video", "small", "tiny", "digits"]
 
 BASE_BERT = BertConfig(width=768, layers=12, heads=12, hidden=3072)
 LARGE_BERT = BertConfig(width=1024, layers=24, heads=16, hidden=4096)
+HUGE_BERT = BertConfig(width=2048, layers=24, heads=16, hidden=8192)
 SMALL_BERT = BertConfig(width=312, layers=4, heads=12, hidden=1200)
 
 PRESETS = {
+    "huge": Architecture(
+        cnn="b7",
+        image_size=600,
+        grids=(1, 3, 6),
+        roi_convention="aligned",
+        fusion_layers=8,
+        embed_dim=2560,
+        bert=HUGE_BERT,
+        bert_attention_mask=True,
+        freeze="none",
+    ),
     "paper": Architecture(cnn="b7", image_size=600, embed_dim=2560, bert=LARGE_BERT),
     "base": Architecture(cnn="b5", image_size=456, embed_dim=2048, bert=BASE_BERT),
     "v1": Architecture(cnn="b5", image_size=380, embed_dim=2048, bert=BASE_BERT),
@@ -67,7 +79,8 @@ PRESETS = {
         remat=False,
     ),
 }
-"""paper: B7 and RoBERTa-large; base: the released B5 and RoBERTa-base; v1: WenLan 1.0 (detector
+"""huge: ours, larger than the paper's and trained whole, with none of the official code's oddities;
+paper: B7 and RoBERTa-large; base: the released B5 and RoBERTa-base; v1: WenLan 1.0 (detector
 boxes); video: WenLan-2 for video; small, tiny, digits: ours."""
 
 

@@ -18,7 +18,8 @@ from jaxcog.metrics.state import Concat, Mean
 from jaxcog.nn.placement import whole_parameters
 from jaxcog.nn.queue import check_queue_size, make_queue, momentum_update, random_unit_rows
 from jaxcog.optim import Optimizer, Rule, Schedule, gradient_step, initial_state
-from jaxcog.systems.brivl import figures, judging, losses, model, ops, torch_names
+from jaxcog.systems.brivl import figures, judging, losses, model, ops, pictures, torch_names
+from jaxcog.systems.brivl.architecture import Architecture, frozen_patterns, without_trunk
 from jaxcog.systems.brivl.imagination import Inversion
 from jaxcog.task import Batch, Key, Setting, State, Task
 
@@ -55,11 +56,13 @@ class Pretrain:
     share_trunk: compute frozen beginnings once for both kinds of towers. Exact but for batch norm
       statistics and dropout, which are then shared.
     augment: colour jitter and random grey, on the device.
+    noise: most deviation of the noise of brightness added to an image, in [0, 1]; each has its own.
+      Towers that bear it look at shapes, so that what they imagine can be seen by a person.
     block: columns of the logits held at once.
     inversion: how `predict` makes pictures from texts.
     """
 
-    model: model.Architecture = dataclasses.field(default_factory=model.Architecture)
+    model: Architecture = dataclasses.field(default_factory=Architecture)
     contrast: Contrast = "queue"
     queue_size: int = 13440
     momentum: float = 0.99
@@ -67,6 +70,7 @@ class Pretrain:
     mask_duplicates: bool = False
     share_trunk: bool = False
     augment: bool = True
+    noise: float = 0.0
     block: int = 4096
     inversion: Inversion = dataclasses.field(default_factory=Inversion)
     optimizer: Optimizer = dataclasses.field(default_factory=adam)
@@ -89,6 +93,7 @@ class Pretrain:
     def build(self, setting: Setting) -> Task:
         """The pure functions. Raises ConfigError where the data does not fit the model."""
         check_data(self.model, setting)
+        pictures.check_likeness(setting.data, self.inversion)
         if self.with_queue:
             check_queue_size(self.queue_size, setting.batch_size)
         optimizer = with_freeze(self.optimizer, self.model)
@@ -106,7 +111,7 @@ class Pretrain:
         )
 
 
-def check_data(architecture: model.Architecture, setting: Setting) -> None:
+def check_data(architecture: Architecture, setting: Setting) -> None:
     """Raises ConfigError where images or texts are of another size than the model's."""
     element = setting.data.element
     missing = [name for name in ("image", "ids") if name not in element]
@@ -124,7 +129,7 @@ def check_data(architecture: model.Architecture, setting: Setting) -> None:
     check_text(architecture, setting)
 
 
-def check_text(architecture: model.Architecture, setting: Setting) -> None:
+def check_text(architecture: Architecture, setting: Setting) -> None:
     """Raises ConfigError where texts are longer, or of more words, than the model's."""
     ids = setting.data.element["ids"]
     if ids.shape[-1] != architecture.text_length:
@@ -141,13 +146,13 @@ def check_text(architecture: model.Architecture, setting: Setting) -> None:
         )
 
 
-def with_freeze(optimizer: Optimizer, architecture: model.Architecture) -> Optimizer:
+def with_freeze(optimizer: Optimizer, architecture: Architecture) -> Optimizer:
     """The optimizer, with what the freeze policy leaves alone."""
-    frozen = tuple(Rule(p, frozen=True) for p in model.frozen_patterns(architecture))
+    frozen = tuple(Rule(p, frozen=True) for p in frozen_patterns(architecture))
     return dataclasses.replace(optimizer, rules=(*frozen, *optimizer.rules))
 
 
-def partition(architecture: model.Architecture, setting: Setting) -> tuple[tuple[str, P], ...]:
+def partition(architecture: Architecture, setting: Setting) -> tuple[tuple[str, P], ...]:
     """Layers split over the model axis by heads and hidden units, where there is such an axis."""
     shards = 1 if setting.mesh is None else dict(setting.mesh.shape).get("model", 1)
     if shards == 1:
@@ -179,7 +184,7 @@ def _init(config: Pretrain, setting: Setting, optimizer: Optimizer, key: Key) ->
     params, stats = model.init_towers(rng.stream(key, "init"), architecture)
     extra: State = {"batch_stats": stats}
     if config.with_queue:
-        momentum = model.without_trunk(params, architecture) if config.share_trunk else params
+        momentum = without_trunk(params, architecture) if config.share_trunk else params
         copied = {"params": momentum, "batch_stats": stats}
         extra["momentum"] = jax.tree.map(jnp.copy, copied)
         entries: dict[str, jax.Array] = {
@@ -198,12 +203,23 @@ def _init(config: Pretrain, setting: Setting, optimizer: Optimizer, key: Key) ->
     return initial_state(params, optimizer, setting, **extra)
 
 
-def prepared(images: jax.Array, key: Key | None = None) -> jax.Array:
-    """uint8 (or [0, 1]) images as the towers want them, augmented if there is a key."""
+def prepared(images: jax.Array) -> jax.Array:
+    """uint8 (or [0, 1]) images as the towers want them."""
+    return ops.normalise(ops.to_float(images))
+
+
+def augmented(images: jax.Array, key: Key, config: Pretrain) -> jax.Array:
+    """As `prepared`, changed at random as the config says."""
     x = ops.to_float(images)
-    if key is not None:
-        x = jax.vmap(ops.augment_image)(jax.random.split(key, x.shape[0]), x)
-    return ops.normalise(x)
+    if config.augment:
+        keys = jax.random.split(rng.stream(key, "augment"), x.shape[0])
+        x = jax.vmap(ops.augment_image)(keys, x)
+    x = ops.normalise(x)
+    if config.noise:
+        keys = jax.random.split(rng.stream(key, "noise"))
+        most = jax.random.uniform(keys[0], (x.shape[0], 1, 1, 1))
+        x = ops.add_noise(keys[1], x, config.noise * most)
+    return x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,8 +274,7 @@ def _loss(config: Pretrain, setting: Setting) -> Any:
     contrast = _contrast(config, setting.mesh)
 
     def loss(params: Tree, state: State, batch: Batch, key: Key) -> Any:
-        augment = rng.stream(key, "augment") if config.augment else None
-        images = prepared(batch["image"], augment)
+        images = augmented(batch["image"], key, config)
         pair = batch["pair"] if config.mask_duplicates else None
         query = _encode(
             config,
@@ -276,7 +291,7 @@ def _loss(config: Pretrain, setting: Setting) -> Any:
             return jnp.mean(values), (changed, _means(scalars))
         # At the first update the copies are made: after an import, or the start of a later stage.
         momentum = jnp.where(state["step"] == 0, 0.0, config.momentum)
-        seen = model.without_trunk(params, config.model) if config.share_trunk else params
+        seen = without_trunk(params, config.model) if config.share_trunk else params
         slow = momentum_update(state["momentum"]["params"], seen, momentum)
         keys = _encode(
             config,
@@ -366,7 +381,7 @@ def evaluate_pairs(
     params: Tree,
     stats: Tree,
     batch: Batch,
-    architecture: model.Architecture,
+    architecture: Architecture,
     classes: Any,
     dtype: Any,
 ) -> dict[str, Any]:
@@ -388,19 +403,10 @@ def evaluate_pairs(
         rows |= {name: batch[name] for name in ("group", "label") if name in batch}
         found["pairs"] = Concat.of(rows, mask)
     if classes is not None and "label" in batch:
-        names = class_embeddings(params, jnp.asarray(classes), architecture, dtype)
+        names = model.class_embeddings(params, jnp.asarray(classes), architecture, dtype)
         nearest = jnp.argmax(image @ names.T, axis=1)
         found["zero_shot"] = Mean.of(nearest == batch["label"], mask)
     return found
-
-
-def class_embeddings(
-    params: Tree, class_ids: jax.Array, architecture: model.Architecture, dtype: Any = jnp.float32
-) -> jax.Array:
-    """Prompts [C, P, L] -> unit vectors [C, D]: the mean over a class's prompts, normalised."""
-    count, prompts, length = class_ids.shape
-    texts = model.encode_text(params, class_ids.reshape(-1, length), architecture, dtype=dtype)
-    return unit(jnp.mean(texts.reshape(count, prompts, -1), axis=1))
 
 
 def shuffled(arrays: tuple[jax.Array, ...], order: jax.Array, axis_name: str) -> tuple[Any, ...]:

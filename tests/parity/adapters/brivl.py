@@ -14,6 +14,7 @@ from jaxcog.data.wordpiece import WordPiece
 from jaxcog.losses.contrastive import unit
 from jaxcog.nn.bert import BertConfig
 from jaxcog.systems.brivl import judging, model, ops, torch_names
+from jaxcog.systems.brivl.architecture import Architecture
 from tests.parity.adapters import adapter
 from tests.parity.golden import Golden, nchw, nhwc
 
@@ -35,7 +36,7 @@ def bert_of(ctor: Tree, length: int) -> BertConfig:
     )
 
 
-def architecture_of(ctor: Tree, **changes: Any) -> model.Architecture:
+def architecture_of(ctor: Tree, **changes: Any) -> Architecture:
     """The architecture of a file's `ctor`: of an image tower, a text tower, or both."""
     options: Tree = {"dropout": 0.0, "freeze": "none", "scan": False, "remat": False}
     if "CNN" in ctor:
@@ -64,7 +65,7 @@ def architecture_of(ctor: Tree, **changes: Any) -> model.Architecture:
             "fusion_layers": ctor["TEXT_TRANSFORMER_LAYER"],
         }
     options["embed_dim"] = ctor["IMG_FEATURE_DIM"]
-    return model.Architecture(**{**options, **changes})
+    return Architecture(**{**options, **changes})
 
 
 def pixels(images: np.ndarray, dtype: Any = jnp.float32) -> jax.Array:

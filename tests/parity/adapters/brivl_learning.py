@@ -15,6 +15,7 @@ from jaxcog.losses.contrastive import info_nce, sigmoid_loss, unit
 from jaxcog.nn.queue import entries, make_queue
 from jaxcog.optim import Optimizer
 from jaxcog.systems.brivl import imagination, losses, model, torch_names, vqgan
+from jaxcog.systems.brivl.architecture import Architecture
 from jaxcog.systems.brivl.task import Pretrain, shuffled, unshuffled
 from jaxcog.task import DataInfo, Setting
 from tests.parity.adapters import adapter
@@ -155,7 +156,7 @@ def _named(golden: Golden, state: Tree) -> dict[str, np.ndarray]:
     return result
 
 
-def _setting(batch: int, architecture: model.Architecture, steps: int) -> Setting:
+def _setting(batch: int, architecture: Architecture, steps: int) -> Setting:
     size = architecture.image_size
     element = {
         "image": jax.ShapeDtypeStruct((size, size, 3), np.float32),
@@ -383,7 +384,10 @@ def inversion(golden: Golden) -> None:
     )(pixel0)
     golden.check("out/pixel_losses", found["losses"][:, 0], limits["losses"])
     golden.check("out/pixel_final", nchw(found["variables"]), limits["final"])
-    first = imagination.pixel_loss(embed, lambda e: imagination.cosine_distance(e, target), plain)
+    canvas = imagination.pixels(plain, architecture.image_size)
+    first = imagination.seen_loss(
+        embed, lambda e: imagination.cosine_distance(e, target), canvas, plain
+    )
     grad = jax.jit(jax.grad(lambda x: jnp.sum(first(x, key)[0])))(pixel0)
     golden.check("grad/pixel0", nchw(grad), limits["grad"])
 

@@ -13,7 +13,7 @@ KEY = jax.random.key(0)
 WEIGHTS = jax.random.normal(jax.random.key(1), (4 * 4 * 3, 6))
 PRIOR = vqgan.VQGANConfig(
     channels=4,
-    multipliers=(1, 2),
+    multipliers=(1,),
     blocks=1,
     attention_at=(),
     resolution=8,
@@ -22,6 +22,11 @@ PRIOR = vqgan.VQGANConfig(
     code_width=3,
     groups=2,
 )
+
+
+@pytest.fixture(scope="module")
+def drawer():
+    return jax.jit(lambda key: vqgan.init_vqgan(key, PRIOR))(KEY)
 
 
 def embed(images: jax.Array) -> jax.Array:
@@ -59,30 +64,64 @@ def test_a_unit_is_excited():
     assert found.losses[-1] < found.losses[0]
 
 
-def test_generation_walks_through_codes():
-    params = vqgan.init_vqgan(KEY, PRIOR)
-    params["codebook"] = jax.random.normal(KEY, params["codebook"].shape)
-    start = vqgan.random_latents(KEY, params["codebook"], (1, 4, 4))
+def test_pictures_that_vary_as_images_do():
+    """Images along one line: what is found lies on it, near the middle where that is asked for."""
+    shape = jax.random.normal(jax.random.key(2), (1, 4, 4, 3))
+    statistics = imagination.Statistics(jnp.full((4, 4, 3), 0.5), 0.05 * shape)
+    target = embed(ops.normalise(0.5 + 0.1 * shape))
+    distances = []
+    for likeness in (0.0, 10.0):
+        config = Inversion(
+            steps=40, lr=0.1, frames=1, jitter=0, noise=0.02, draws=2, likeness=likeness
+        )
+        canvas = imagination.components(config, statistics)
+        start = canvas.start(KEY, 1)
+        found = imagination.invert_embedding(embed, target, start, KEY, config, canvas)
+        along = float(found.variables[0, 0])
+        np.testing.assert_allclose(
+            found.images, ops.denormalise(canvas.draw(found.variables)), atol=0.02
+        )
+        distances.append(along)
+    assert distances[0] > 1.5
+    assert abs(distances[1]) < 0.3
+
+
+def test_several_draws_of_nothing_are_one():
+    losses = []
+    start = imagination.random_images(KEY, (2, 4, 4, 3))
+    for draws in (1, 3):
+        config = Inversion(jitter=0, draws=draws)
+        canvas = imagination.pixels(config, 4)
+        loss = imagination.seen_loss(embed, lambda e: jnp.sum(e, axis=1), canvas, config)
+        losses.append(loss(start, KEY)[0])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_noise_is_as_strong_as_it_says_and_has_no_colour():
+    grey = ops.normalise(jnp.full((1, 32, 32, 3), 0.5))
+    noisy = ops.denormalise(ops.add_noise(KEY, grey, 0.2))
+    assert float(jnp.std(noisy)) == pytest.approx(0.2, rel=0.1)
+    np.testing.assert_allclose(noisy[..., 0], noisy[..., 2], atol=1e-5)
+
+
+@pytest.mark.slow  # a decoder and its gradient to compile
+def test_generation_walks_through_codes(drawer):
+    params = {**drawer, "codebook": jax.random.normal(KEY, drawer["codebook"].shape)}
+    start = vqgan.random_latents(KEY, params["codebook"], (1, 8, 8))
     config = Inversion(steps=3, frames=1, lr=0.1)
-    target = jnp.ones(6)
-
-    def seen(images: jax.Array) -> jax.Array:
-        return embed(images)
-
     found = imagination.guided_generate(
-        params, PRIOR, seen, target, start, KEY, config, image_size=4, cutouts=2
+        params, PRIOR, embed, jnp.ones(6), start, KEY, config, image_size=4, cutouts=2
     )
     assert found.images.shape == (1, 8, 8, 3)
     assert np.all(np.isfinite(found.losses))
 
 
-def test_a_prior_goes_into_one_file_and_back(tmp_path):
-    params = vqgan.init_vqgan(KEY, PRIOR)
-    np.savez(tmp_path / "prior.npz", **vqgan.to_arrays(params, PRIOR))
+def test_a_prior_goes_into_one_file_and_back(tmp_path, drawer):
+    np.savez(tmp_path / "prior.npz", **vqgan.to_arrays(drawer, PRIOR))
     with np.load(tmp_path / "prior.npz") as archive:
         again, config = vqgan.from_arrays(dict(archive))
     assert config == PRIOR
-    jax.tree.map(np.testing.assert_array_equal, again, params)
+    jax.tree.map(np.testing.assert_array_equal, again, drawer)
     with pytest.raises(DataError, match=r"holds no VQGAN: give the prior\.npz"):
         vqgan.from_arrays({"x": np.zeros(1)})
 

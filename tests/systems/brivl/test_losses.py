@@ -4,12 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from jaxcog.losses.contrastive import unit
 from jaxcog.nn.queue import entries, make_queue, random_unit_rows
 from jaxcog.systems.brivl import judging, losses
 
 N, D, K = 6, 5, 18
+MANY = 8
+MESH = jax.make_mesh((4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+AXES = ("a", "b")
 
 
 def rows(seed: int, count: int = N) -> jax.Array:
@@ -19,13 +23,14 @@ def rows(seed: int, count: int = N) -> jax.Array:
 QUERIES, KEYS = (rows(0), rows(1)), (rows(2), rows(3))
 
 
-def queue(pair: bool = False):
+def queue(pair: bool = False, size: int = K, batch: int = N):
     held = {
-        name: random_unit_rows(jax.random.key(i), K, D) for i, name in enumerate(("image", "text"))
+        name: random_unit_rows(jax.random.key(i), size, D)
+        for i, name in enumerate(("image", "text"))
     }
     if pair:
-        held["pair"] = jnp.full(K, -1)
-    return make_queue(held, N)
+        held["pair"] = jnp.full(size, -1)
+    return make_queue(held, batch)
 
 
 def test_the_batch_counts_only_where_it_was_enqueued_first():
@@ -57,6 +62,41 @@ def test_duplicates_are_no_negatives():
     plain, _, _ = losses.momentum_contrast(*QUERIES, *KEYS, queue(), negatives="batch+queue")
     assert np.all(np.asarray(first[:2]) < np.asarray(plain[:2]))
     np.testing.assert_allclose(first[2:], plain[2:], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["queue", "batch+queue", "in_batch", "sigmoid"])
+def test_a_split_batch_and_queue_lose_what_whole_ones_do(kind: str):
+    queries, keys = (tuple(rows(seed, MANY) for seed in seeds) for seeds in ((0, 1), (2, 3)))
+
+    def lost(axis_name, queries, keys, held):
+        if kind in ("in_batch", "sigmoid"):
+            return losses.in_batch(
+                *queries, kind=kind, scale=9.0, bias=-1.0, block=3, axis_name=axis_name
+            )
+        options = {"negatives": kind, "block": 3, "axis_name": axis_name}
+        value, after, scalars = losses.momentum_contrast(*queries, *keys, held, **options)
+        return value, {**scalars, **{name: after[name] for name in ("image", "text")}}
+
+    split, slots = P(AXES), {"image": P(None, AXES), "text": P(None, AXES)}
+    held = queue(size=5 * MANY, batch=MANY)
+    out = jax.eval_shape(lambda *a: lost(None, *a), queries, keys, held)[1]
+    over = jax.shard_map(
+        lambda *arguments: lost(AXES, *arguments),
+        mesh=MESH,
+        in_specs=(split, split, {**slots, "slot": P()}),
+        out_specs=(split, {name: slots.get(name, split) for name in out}),
+    )
+
+    def both(f):
+        def total(queries):
+            value, scalars = f(queries, keys, held)
+            return jnp.sum(value), (value, scalars)
+
+        return jax.jit(jax.value_and_grad(total, has_aux=True))(queries)
+
+    whole = both(lambda *arguments: lost(None, *arguments))
+    for a, b in zip(jax.tree.leaves(both(over)), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
 
 
 def test_scalars_tell_pairs_from_freshness():

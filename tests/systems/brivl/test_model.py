@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +11,37 @@ import pytest
 from jaxcog.errors import ConfigError
 from jaxcog.nn.efficientnet import VARIANTS, EfficientNetConfig, same_padding
 from jaxcog.systems.brivl import model, ops
+from jaxcog.systems.brivl.architecture import frozen_patterns
 from jaxcog.systems.brivl.presets import PRESETS, preset
 
 KEY = jax.random.key(0)
-TINY = dataclasses.replace(preset("tiny"), fusion_layers=2)
+TINY = preset("tiny")
+PLAIN = dataclasses.replace(
+    TINY,
+    bert=dataclasses.replace(TINY.bert, layers=2),
+    freeze="none",
+    fusion_layers=2,
+    scan=False,
+    remat=False,
+)
 IDS = jnp.array([[2, 7, 8, 9, 3] + [0] * 11, [2, 20, 3] + [0] * 13])
+encode_text = jax.jit(model.encode_text, static_argnums=2)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def gradient(params, architecture):
+    def loss(params):
+        return jnp.sum(jnp.sin(model.encode_text(params, IDS, architecture)))
+
+    return jax.value_and_grad(loss)(params)
 
 
 @pytest.fixture(scope="module")
-def towers():
-    return jax.jit(lambda key: model.init_towers(key, TINY))(KEY)
+def plain():
+    """Random variables of PLAIN, with nothing to compile."""
+    random = np.random.default_rng(0)
+    struct = jax.eval_shape(lambda key: model.init_towers(key, PLAIN), KEY)
+    return jax.tree.map(lambda x: jnp.asarray(random.normal(0, 0.3, x.shape), x.dtype), struct)
 
 
 def test_the_paper_s_sizes():
@@ -27,51 +49,47 @@ def test_the_paper_s_sizes():
     assert [len(stage) for stage in b7.stages] == [4, 7, 7, 10, 10, 13, 4]
     assert (b7.stem, b7.features, b7.stages[5][0].outputs) == (64, 2560, 384)
     assert PRESETS["base"].image_width == 2048
+    struct = jax.eval_shape(lambda key: model.init_towers(key, preset("huge"))[0], KEY)
+    assert sum(x.size for x in jax.tree.leaves(struct)) > 1.5e9
     assert same_padding(7, 3, 2) == (1, 1)
     assert same_padding(8, 3, 2) == (0, 1)
 
 
-def test_scanned_rematerialised_layers_equal_unrolled_ones(towers):
-    params, _ = towers
-    plain = dataclasses.replace(TINY, scan=False, remat=False)
-
-    def loss(params, architecture):
-        return jnp.sum(jnp.sin(model.encode_text(params, IDS, architecture)))
-
-    gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    got, want = gradient(params, TINY), gradient(params, plain)
+def test_scanned_rematerialised_layers_equal_unrolled_ones(plain):
+    params, _ = plain
+    got = gradient(params, dataclasses.replace(PLAIN, scan=True, remat=True))
+    want = gradient(params, PLAIN)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_frozen_layers_get_no_gradient_and_trained_ones_do(towers):
-    params, _ = towers
-    grads = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(model.encode_text(p, IDS, TINY)))))(params)
-    backbone = grads["text"]["backbone"]
-    assert not np.any(backbone["layer_0"]["query"]["kernel"])
-    assert not np.any(backbone["embeddings"]["word"])
-    assert np.any(backbone["layer_1"]["query"]["kernel"])
+def test_frozen_layers_get_no_gradient_and_new_ones_do(plain):
+    params, _ = plain
+    text = gradient(params, dataclasses.replace(PLAIN, freeze="towers"))[1]["text"]
+    assert not any(np.any(x) for x in jax.tree.leaves(text["backbone"]))
+    assert np.any(text["fusion"]["layer_0"]["query"]["kernel"])
 
 
-def test_padding_matters_to_bert_unless_it_is_hidden(towers):
-    params, _ = towers
-    masked = dataclasses.replace(TINY, bert_attention_mask=True)
+def test_padding_matters_to_bert_unless_it_is_hidden(plain):
+    params, _ = plain
+    masked = dataclasses.replace(PLAIN, bert_attention_mask=True)
     short = IDS[:, :6]
-    for architecture, same in ((TINY, False), (masked, True)):
-        a = model.encode_text(params, IDS, architecture)
-        b = model.encode_text(params, short, architecture)
+    for architecture, same in ((PLAIN, False), (masked, True)):
+        a, b = (encode_text(params, ids, architecture) for ids in (IDS, short))
         assert np.allclose(a, b, atol=1e-5) == same
 
 
-def test_boxes_that_only_fill_up_change_nothing(towers):
-    params, stats = towers
+def test_boxes_that_only_fill_up_change_nothing(plain):
+    params, stats = plain
     images = jax.random.normal(KEY, (2, 8, 8, 3))
-    boxes = jnp.asarray(TINY.boxes())[None]
+    boxes = jnp.asarray(PLAIN.boxes())[None]
     more = jnp.concatenate([boxes, jnp.zeros((1, 2, 4))], axis=1)
+    encode = jax.jit(functools.partial(model.encode_image, architecture=PLAIN))
+    a = encode(params, stats, images)
     mask = jnp.broadcast_to(jnp.arange(7) < 5, (2, 7))
-    a = model.encode_image(params, stats, images, TINY)
-    b = model.encode_image(params, stats, images, TINY, boxes=more, roi_mask=mask)
-    np.testing.assert_allclose(a, b, atol=1e-5)
+    np.testing.assert_allclose(
+        a, encode(params, stats, images, boxes=more, roi_mask=mask), atol=1e-5
+    )
 
 
 def test_area_pooling_is_the_mean_of_the_covered_cells():
@@ -83,8 +101,9 @@ def test_area_pooling_is_the_mean_of_the_covered_cells():
     np.testing.assert_allclose(pooled[0, 16], features.mean(axis=(1, 2))[0], atol=1e-6)
 
 
-def test_all_fusion_layers_start_alike(towers):
-    params, _ = towers
+def test_all_fusion_layers_start_alike():
+    small = dataclasses.replace(PLAIN, bert=dataclasses.replace(PLAIN.bert, layers=0))
+    params, _ = jax.jit(lambda key: model.init_towers(key, small))(KEY)
     layers = params["image"]["fusion"]
     jax.tree.map(np.testing.assert_array_equal, layers["layer_0"], layers["layer_1"])
 
@@ -92,7 +111,7 @@ def test_all_fusion_layers_start_alike(towers):
 def test_the_official_policy_freezes_what_the_paper_s_code_does():
     import re
 
-    image, text = model.frozen_patterns(preset("base"))
+    image, text = frozen_patterns(preset("base"))
     frozen = ("conv_stem", "bn1", "blocks_2_4", "conv_head", "bn2")
     assert all(re.search(image, f"image/backbone/{name}/kernel") for name in frozen)
     assert not re.search(image, "image/backbone/blocks_3_0/conv_pw/kernel")
@@ -103,10 +122,11 @@ def test_the_official_policy_freezes_what_the_paper_s_code_does():
 
 def test_augmentation_keeps_the_range_and_is_a_function_of_the_key():
     image = jax.random.uniform(KEY, (6, 7, 3))
-    once, again = (ops.augment_image(jax.random.key(3), image) for _ in range(2))
+    augment = jax.jit(ops.augment_image)
+    once, again = (augment(jax.random.key(3), image) for _ in range(2))
     np.testing.assert_array_equal(once, again)
     assert 0 <= float(once.min()) <= float(once.max()) <= 1
-    gray = ops.augment_image(KEY, image, p_jitter=0.0, p_gray=1.0)
+    gray = augment(KEY, image, p_jitter=0.0, p_gray=1.0)
     np.testing.assert_allclose(gray, ops.grayscale(image))
 
 
@@ -115,5 +135,5 @@ def test_what_does_not_divide_is_named():
         dataclasses.replace(TINY, fusion_heads=5)
     with pytest.raises(ConfigError, match="text_length=80 is more than"):
         dataclasses.replace(TINY, text_length=80)
-    with pytest.raises(ConfigError, match='no preset "huge"'):
-        preset("huge")
+    with pytest.raises(ConfigError, match='no preset "vast"'):
+        preset("vast")
