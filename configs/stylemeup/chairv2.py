@@ -1,7 +1,7 @@
 """StyleMeUp on QMUL-ChairV2: second-order meta-learning over drawing styles (CVPR 2021).
 
 Train:  jaxcog train stylemeup/chairv2 --workdir DIR --train.start-from IMPORTED
-        (IMPORTED: jaxcog import-torch stylemeup/chairv2 inception_v3.pth --out IMPORTED)
+        (IMPORTED: jaxcog import-torch stylemeup/chairv2 vgg16.pth --out IMPORTED)
 Test:   jaxcog eval DIR --best
 Search: jaxcog predict DIR chair.svg photos/ --out OUT
 
@@ -18,14 +18,14 @@ from jaxcog.systems.stylemeup.losses import Objective, Weights
 from jaxcog.systems.stylemeup.meta import InnerLoop
 from jaxcog.systems.stylemeup.task import NetworkConfig, StyleMeUp
 
-NEEDS = "QMUL-ChairV2 (jaxcog prepare chairv2); ImageNet weights of Inception-v3"
+NEEDS = "QMUL-ChairV2 (jaxcog prepare chairv2); ImageNet weights of VGG-16"
 
 
 def experiment() -> Experiment:
     return Experiment(
         system="stylemeup",
         task=StyleMeUp(
-            network=NetworkConfig("inception_v3", latent=64, transform=True),
+            network=NetworkConfig("vgg16", latent=64, transform=True),
             objective=Objective("paper", Weights(reg=1.0), margin=0.2),
             inner=InnerLoop(lr=0.005, steps=1, first_order=False, clip_norm=10.0),
             optimizer=Optimizer("adam", lr=1e-4),

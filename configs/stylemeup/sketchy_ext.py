@@ -1,7 +1,7 @@
 """StyleMeUp on Sketchy, extended: photos of the sketched category, mAP and P@200 (CVPR 2021).
 
 Train:  jaxcog train stylemeup/sketchy_ext --workdir DIR --train.start-from IMPORTED
-        (IMPORTED: jaxcog import-torch stylemeup/sketchy_ext inception_v3.pth --out IMPORTED)
+        (IMPORTED: jaxcog import-torch stylemeup/sketchy_ext vgg16.pth --out IMPORTED)
 Test:   jaxcog eval DIR --best
 Plan:   jaxcog plan stylemeup/sketchy_ext --topology v5e:4x4
 
@@ -19,9 +19,7 @@ from jaxcog.systems.stylemeup.losses import Objective, Weights
 from jaxcog.systems.stylemeup.meta import InnerLoop
 from jaxcog.systems.stylemeup.task import NetworkConfig, StyleMeUp
 
-NEEDS = (
-    "Sketchy with its extended photos (jaxcog prepare sketchy); ImageNet weights of Inception-v3"
-)
+NEEDS = "Sketchy with its extended photos (jaxcog prepare sketchy); ImageNet weights of VGG-16"
 SLICE = "v5e:4x4"
 
 
@@ -29,7 +27,7 @@ def experiment() -> Experiment:
     return Experiment(
         system="stylemeup",
         task=StyleMeUp(
-            network=NetworkConfig("inception_v3", latent=64, transform=True),
+            network=NetworkConfig("vgg16", latent=64, transform=True),
             objective=Objective("paper", Weights(reg=1.0), margin=0.2),
             inner=InnerLoop(lr=0.005, steps=1, first_order=False, clip_norm=10.0),
             optimizer=Optimizer("adam", lr=1e-4),

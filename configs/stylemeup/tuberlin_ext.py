@@ -1,7 +1,7 @@
 """StyleMeUp on TU-Berlin, extended: photos of the sketched category, mAP and P@200 (CVPR 2021).
 
 Train:  jaxcog train stylemeup/tuberlin_ext --workdir DIR --train.start-from IMPORTED
-        (IMPORTED: jaxcog import-torch stylemeup/tuberlin_ext inception_v3.pth --out IMPORTED)
+        (IMPORTED: jaxcog import-torch stylemeup/tuberlin_ext vgg16.pth --out IMPORTED)
 Test:   jaxcog eval DIR --best
 Plan:   jaxcog plan stylemeup/tuberlin_ext --topology v5e:4x4
 
@@ -19,16 +19,14 @@ from jaxcog.systems.stylemeup.losses import Objective, Weights
 from jaxcog.systems.stylemeup.meta import InnerLoop
 from jaxcog.systems.stylemeup.task import NetworkConfig, StyleMeUp
 
-NEEDS = (
-    "TU-Berlin with its extended photos (jaxcog prepare tuberlin); ImageNet weights of Inception-v3"
-)
+NEEDS = "TU-Berlin with its extended photos (jaxcog prepare tuberlin); ImageNet weights of VGG-16"
 
 
 def experiment() -> Experiment:
     return Experiment(
         system="stylemeup",
         task=StyleMeUp(
-            network=NetworkConfig("inception_v3", latent=64, transform=True),
+            network=NetworkConfig("vgg16", latent=64, transform=True),
             objective=Objective("paper", Weights(reg=1.0), margin=0.2),
             inner=InnerLoop(lr=0.005, steps=1, first_order=False, clip_norm=10.0),
             optimizer=Optimizer("adam", lr=1e-4),

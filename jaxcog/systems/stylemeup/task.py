@@ -184,7 +184,6 @@ class StyleMeUp:
             predict=predicting.prediction(learner, image),
             reads="sketches and photos",
             import_names=self._names(vae) if network.trunk != "mlp" else None,
-            import_parts=("params", "batch_stats") if backbone else ("params",),
             import_kept=(_LEARNED, _NOT_IMAGENET) if backbone else (_LEARNED,),
         )
 
