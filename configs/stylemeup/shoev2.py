@@ -32,7 +32,7 @@ def experiment() -> Experiment:
         task=StyleMeUp(
             network=NetworkConfig("vgg16", latent=64, transform=True),
             objective=Objective("paper", Weights(reg=1.0), margin=0.2),
-            inner=InnerLoop(lr=0.005, steps=1, first_order=False, clip_norm=10.0),
+            inner=InnerLoop(lr=0.005, steps=1, first_order=False),
             optimizer=Optimizer("adam", lr=1e-4),
         ),
         data=FineGrained("shoev2"),
