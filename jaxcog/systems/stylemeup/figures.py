@@ -32,7 +32,7 @@ def ranked_row(
     true: int | None,
     names: Sequence[str] | None = None,
 ) -> list[Picture]:
-    """The query, then the nearest photos; the true one has a green frame.
+    """The query, then the nearest photos, and the true one if it is not among them, framed green.
 
     query [H, W, C], photos [G, H, W, C] in [-1, 1]; order: int [G], near to far.
     """
@@ -40,6 +40,9 @@ def ranked_row(
     for place, item in enumerate(order[:_NEIGHBOURS], 1):
         caption = f"{place}" if names is None else f"{place}: {names[item]}"
         row.append(Picture(rgb(photos[item]), caption, "good" if item == true else None))
+    if true is not None and true not in order[:_NEIGHBOURS]:
+        place = int(np.flatnonzero(order == true)[0]) + 1
+        row.append(Picture(rgb(photos[true]), f"{place}", "good"))
     return row
 
 
@@ -145,9 +148,10 @@ def _rank_histogram(results: Mapping[str, Any]) -> Histogram:
     rows = results["rows"].compute()
     most = max(int(np.max(ranks)) for ranks in rows.values())
     edges = np.arange(0.5, most + 1.5)
+    shots = sorted(int(name.removeprefix("ranks_")) for name in rows)
     series = {
-        f"after {name.removeprefix('ranks_')} sketches": np.histogram(ranks, edges)[0] / ranks.size
-        for name, ranks in rows.items()
+        f"after {k} sketches": np.histogram(rows[f"ranks_{k}"], edges)[0] / rows[f"ranks_{k}"].size
+        for k in shots
     }
     return Histogram(
         "Rank of the right photo", edges, series, "rank", "share of sketches", "All users."
