@@ -124,7 +124,7 @@ class WeakDigits:
         return ArraySource(rows), ArraySource(tested)
 
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        images = self.load().train.source.arrays["image"] / 255
+        images = self.sources()[0].arrays["image"] / 255
         mean = images.mean(axis=0)
         _, lengths, parts = np.linalg.svd(
             (images - mean).reshape(len(images), -1), full_matrices=False

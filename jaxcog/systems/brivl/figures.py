@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcog.errors import DataError
+from jaxcog.pictures import in_chunks
 from jaxcog.show import Animation, Figure, File, Gallery, Lines, Picture
 from jaxcog.systems.brivl import model, ops, pictures
 from jaxcog.systems.brivl.architecture import Architecture
@@ -125,10 +127,10 @@ def prediction(data: DataInfo, architecture: Architecture, inversion: Inversion)
         figures: list[Figure] = []
         if images:
             ready = np.stack([np.asarray(_ready(image, architecture)) for image in images.values()])
-            found["image"] = _in_chunks(lambda x: image_features(state, x), ready)
+            found["image"] = in_chunks(partial(image_features, state), ready, _CHUNK)
         if texts:
             ids, _ = data.facts["tokenizer"]().encode(texts, architecture.text_length)
-            found["text"] = _in_chunks(lambda x: text_features(state, x), ids)
+            found["text"] = in_chunks(partial(text_features, state), ids, _CHUNK)
         if found:
             figures.append(_features_file(found, list(images), texts))
         if images and texts:
@@ -180,14 +182,6 @@ def _unit_number(line: str, architecture: Architecture) -> int:
 
 def _ready(image: np.ndarray, architecture: Architecture) -> jax.Array:
     return ops.preprocess_image(jnp.asarray(image), architecture.image_size)
-
-
-def _in_chunks(encode: Callable[[Any], jax.Array], rows: np.ndarray) -> np.ndarray:
-    """[N, D], encoded in chunks of one size so that nothing is compiled twice."""
-    padding = -len(rows) % _CHUNK
-    padded = np.concatenate([rows, np.repeat(rows[-1:], padding, axis=0)])
-    chunks = [padded[i : i + _CHUNK] for i in range(0, len(padded), _CHUNK)]
-    return np.concatenate([np.asarray(encode(chunk)) for chunk in chunks])[: len(rows)]
 
 
 def _features_file(

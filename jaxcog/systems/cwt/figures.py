@@ -19,6 +19,7 @@ from jaxcog.nn.canvas import (
     resize_nearest,
     resize_pad_square,
 )
+from jaxcog.pictures import Scale
 from jaxcog.show import Figure, Gallery, Histogram, Picture, Table
 from jaxcog.systems.cwt import judging
 from jaxcog.systems.cwt.ops import Segmented
@@ -31,7 +32,6 @@ SAMPLES = 24
 _SHOWN = 4
 _SUPPORTS_SHOWN = 2
 _OBJECT, _VOID, _TRUTH = (235, 45, 70), (128, 128, 128), (40, 170, 90)
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class _Judged(NamedTuple):
@@ -46,10 +46,7 @@ class _Judged(NamedTuple):
 
 def rgb(data: DataInfo, image: np.ndarray) -> np.ndarray:
     """A normalised image [H, W, C] as uint8 [H, W, 3]."""
-    mean = np.asarray(data.facts.get("mean", _IMAGENET[0]), np.float32)
-    std = np.asarray(data.facts.get("std", _IMAGENET[1]), np.float32)
-    pixels = np.round(255 * np.clip(np.asarray(image) * std + mean, 0, 1)).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    return Scale.of(data.facts).rgb(image)
 
 
 def overlay(
@@ -255,12 +252,8 @@ def prediction(
         canvas, label = resize_pad_square(image, mask, image_shape[0])
         if image_shape[-1] == 1:
             canvas = canvas.mean(-1, keepdims=True)
-        mean, std = (
-            np.asarray(data.facts.get(name, default), np.float32)
-            for name, default in zip(("mean", "std"), _IMAGENET, strict=True)
-        )
         coarse = None if label is None else resize_nearest(label, *mask_shape)
-        return (canvas / 255 - mean) / std, coarse
+        return Scale.of(data.facts).normalised(canvas / 255), coarse
 
     def predict(state: State, values: Sequence[np.ndarray], names: Sequence[str]) -> list[Figure]:
         supports, queries = _sorted_inputs(values, names)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcog.pictures import Scale, in_chunks, rgb
 from jaxcog.show import Figure, Gallery, Matrix, Picture
 from jaxcog.systems.mixstyle import ops
 from jaxcog.task import DataInfo, State
@@ -51,7 +53,7 @@ def prediction(
 
     def predict(state: State, images: Sequence[np.ndarray], names: Sequence[str]) -> list[Figure]:
         ready = np.stack([fit(image, size) for image in images])
-        scores = _classify(probabilities, state, _normalise(data, ready))
+        scores = in_chunks(partial(probabilities, state), _scale(data).normalised(ready), _CHUNK)
         rows = []
         for name, image, score in zip(names, images, scores, strict=True):
             best = np.argsort(score)[::-1][:3]
@@ -77,33 +79,8 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.clip(resized[top : top + height, left : left + width], 0, 1)
 
 
-def _scale(data: DataInfo) -> tuple[np.ndarray, np.ndarray]:
-    mean, std = data.facts.get("mean", 0.5), data.facts.get("std", 0.5)
-    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
-
-
-def _normalise(data: DataInfo, pixels: np.ndarray) -> np.ndarray:
-    mean, std = _scale(data)
-    return (pixels - mean) / std
-
-
-def _pixels(data: DataInfo, images: np.ndarray) -> np.ndarray:
-    """The inverse of `_normalise`, in [0, 1]."""
-    mean, std = _scale(data)
-    return np.clip(np.asarray(images, np.float32) * std + mean, 0, 1)
-
-
-def _rgb(pixels: np.ndarray) -> np.ndarray:
-    rgb = np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
-    return np.broadcast_to(rgb, (*rgb.shape[:-1], 3))
-
-
-def _classify(probabilities: Probabilities, state: State, images: np.ndarray) -> np.ndarray:
-    """[N, K], in chunks of one size so that nothing is compiled twice."""
-    padding = -len(images) % _CHUNK
-    padded = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])
-    chunks = padded.reshape(-1, _CHUNK, *images.shape[1:])
-    return np.concatenate([probabilities(state, chunk) for chunk in chunks])[: len(images)]
+def _scale(data: DataInfo) -> Scale:
+    return Scale.of(data.facts, (0.5, 0.5))
 
 
 def _domain_names(data: DataInfo, domains: np.ndarray) -> dict[int, str]:
@@ -126,11 +103,14 @@ def _domains(
         rows_of = np.flatnonzero(domains == domain)
         picked = rows_of[np.linspace(0, len(rows_of) - 1, min(_SHOWN, len(rows_of))).astype(int)]
         images = np.asarray(arrays["image"])[picked]
-        predicted = _classify(probabilities, state, images).argmax(axis=-1)
+        predicted = in_chunks(partial(probabilities, state), images, _CHUNK).argmax(axis=-1)
         pictures = [
-            Picture(_rgb(pixels), data.class_names[guess], "good" if guess == label else "bad")
+            Picture(rgb(pixels), data.class_names[guess], "good" if guess == label else "bad")
             for pixels, guess, label in zip(
-                _pixels(data, images), predicted, np.asarray(arrays["label"])[picked], strict=True
+                _scale(data).pixels(images),
+                predicted,
+                np.asarray(arrays["label"])[picked],
+                strict=True,
             )
         ]
         rows.append((name if "domain" in arrays else split, pictures))
@@ -147,12 +127,12 @@ def _mixed_styles(data: DataInfo, samples: Mapping[str, Any]) -> Gallery | None:
     ends = [images[0][:4], images[-1][::-1][:4]]
     rows = []
     for content, style in zip(*ends, strict=False):
-        pair = jnp.asarray(_pixels(data, np.stack([content, style])))
+        pair = jnp.asarray(_scale(data).pixels(np.stack([content, style])))
         first, second = np.asarray(pair)
-        row = [Picture(_rgb(first), "image"), Picture(_rgb(second), "partner")]
+        row = [Picture(rgb(first), "image"), Picture(rgb(second), "partner")]
         for lam in (0.7, 0.3, 0.0):
             mixed = ops.mixstyle(pair, jnp.full(2, lam), jnp.array([1, 0]))
-            row.append(Picture(_rgb(np.asarray(mixed[0])), f"weight {lam:g}"))
+            row.append(Picture(rgb(np.asarray(mixed[0])), f"weight {lam:g}"))
         rows.append(("", row))
     note = (
         "MixStyle applied to pixels instead of features: what is shown stays, colour and contrast "

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcog.pictures import Scale
 from jaxcog.show import Figure, Gallery, Histogram, Picture
 from jaxcog.systems.orthohash.judging import Protocol, retrieval_rows
 from jaxcog.systems.orthohash.retrieval import (
@@ -81,33 +82,18 @@ def _neighbours(
     rows = []
     for q in chosen:
         label = _name(data, query["label"][q])
-        pictures = [Picture(_rgb(data, queries[q]), label)]
+        pictures = [Picture(Scale.of(data.facts).rgb(queries[q]), label)]
         for item in np.argsort(distances[q], kind="stable")[:_NEIGHBOURS]:
             bits = int(distances[q, item])
             caption = f"{_name(data, database['label'][item])}, {bits} bit{'s' * (bits != 1)}"
             border = "good" if related[q, item] else "bad"
-            pictures.append(Picture(_rgb(data, items[item]), caption, border))
+            pictures.append(Picture(Scale.of(data.facts).rgb(items[item]), caption, border))
         rows.append((label, pictures))
     note = (
         f"The query is first; then the nearest of {size} database images, by different bits. "
         "Green frames share a label with the query."
     )
     return Gallery("Nearest neighbours", rows, note)
-
-
-def scale_of(data: DataInfo) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation by which the data's images are normalised; those of ImageNet if unsaid."""
-    mean = data.facts.get("mean", (0.485, 0.456, 0.406))
-    std = data.facts.get("std", (0.229, 0.224, 0.225))
-    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
-
-
-def _rgb(data: DataInfo, image: np.ndarray) -> np.ndarray:
-    """A normalised image [H, W, C] as uint8 [H, W, 3]."""
-    mean, std = scale_of(data)
-    pixels = np.clip(np.asarray(image, np.float32) * std + mean, 0, 1)
-    rgb = np.round(255 * pixels).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(rgb, (*rgb.shape[:2], 3)))
 
 
 def _name(data: DataInfo, label: np.ndarray) -> str:

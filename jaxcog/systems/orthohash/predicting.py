@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from jaxcog.errors import DataError
+from jaxcog.pictures import Scale
 from jaxcog.show import Figure, File, Gallery, Picture, Table
-from jaxcog.systems.orthohash.figures import scale_of
 from jaxcog.systems.orthohash.index import HammingIndex
 from jaxcog.systems.orthohash.retrieval import host_hamming_distance, pack_on_host
 from jaxcog.task import DataInfo, State
@@ -68,12 +68,12 @@ def _codes(
     data: DataInfo, encode: Encode, state: State, images: Sequence[Any], shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray | None, int]:
     """(packed codes [N, W], thumbnails if there are not too many, bits); a few images at a time."""
-    mean, std = scale_of(data)
+    scale = Scale.of(data.facts)
     words, thumbnails, bits = [], [], 0
     for start in range(0, len(images), _CHUNK):
         pixels = [np.asarray(image) for image in images[start : start + _CHUNK]]
         ready = np.zeros((_CHUNK, *shape), np.float32)  # one size, so nothing is compiled twice
-        ready[: len(pixels)] = [(fit(image, shape) - mean) / std for image in pixels]
+        ready[: len(pixels)] = [scale.normalised(fit(image, shape)) for image in pixels]
         codes = np.asarray(encode(state, ready))[: len(pixels)]
         words.append(pack_on_host(codes))
         bits = codes.shape[1]

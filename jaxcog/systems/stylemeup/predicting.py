@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcog.errors import DataError
+from jaxcog.pictures import in_chunks
 from jaxcog.show import Figure, Gallery, Picture, Table
 from jaxcog.systems.stylemeup.evaluating import adapt_to_user
 from jaxcog.systems.stylemeup.figures import orders, ranked_row, rgb
@@ -141,15 +143,10 @@ def _adapted(
 
 
 def _content(learner: MetaLearner, state: State, network: Any, images: np.ndarray) -> np.ndarray:
-    """[N, d], a few images at a time and always as many, so that nothing is compiled twice."""
+    """[N, d], a few images at a time."""
     stats = state.get("batch_stats")
     encode = jax.jit(lambda network, x: learner.vae.encode(network, x, stats=stats).content)
-    codes = []
-    for first in range(0, len(images), _CHUNK):
-        part = images[first : first + _CHUNK]
-        full = np.concatenate([part, np.zeros((_CHUNK - len(part), *part.shape[1:]), np.float32)])
-        codes.append(np.asarray(encode(network, full))[: len(part)])
-    return np.concatenate(codes)
+    return in_chunks(partial(encode, network), images, _CHUNK)
 
 
 def _codes_exchanged(

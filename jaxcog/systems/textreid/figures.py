@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcog.errors import DataError
 from jaxcog.metrics.ranking import nearest, rank
+from jaxcog.pictures import Scale
 from jaxcog.show import Figure, File, Gallery, Histogram, Lines, Picture, Table
 from jaxcog.systems.textreid.retrieval import embeddings
 from jaxcog.systems.textreid.search import GalleryIndex, cosines, search
@@ -279,19 +280,11 @@ def thumbnail(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return _resized(image, height, max(1, round(height * shape[1] / shape[0])))
 
 
-def _scale(data: DataInfo) -> tuple[np.ndarray, np.ndarray]:
-    mean, std = data.facts["mean"], data.facts["std"]
-    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
-
-
 def fit(data: DataInfo, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """uint8 [h, w, 3] -> float32 [H, W, 3], resized and normalised as the data's images are."""
-    mean, std = _scale(data)
-    return ((_resized(image, *shape[:2]) / np.float32(255) - mean) / std).astype(np.float32)
+    return Scale.of(data.facts).normalised(_resized(image, *shape[:2]) / np.float32(255))
 
 
 def rgb(data: DataInfo, image: np.ndarray) -> np.ndarray:
     """A normalised image as uint8 [H, W, 3]."""
-    mean, std = _scale(data)
-    pixels = np.clip(np.asarray(image, np.float32) * std + mean, 0, 1)
-    return np.ascontiguousarray(np.round(255 * pixels).astype(np.uint8))
+    return Scale.of(data.facts).rgb(image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from PIL import Image
 
 from jaxcog.errors import DataError
 from jaxcog.metrics import ranking
+from jaxcog.pictures import Scale, in_chunks
 from jaxcog.show import Figure, Gallery, Lines, Picture
 from jaxcog.task import DataInfo, State
 
@@ -52,7 +54,8 @@ def prediction(
                 "re-identification ranks images among each other: name at least two, or a folder"
             )
         pixels = np.stack([_fit(image, size) for image in images])
-        features = _embed(embed, state, _normalise(data, pixels))
+        ready = _scale(data).normalised(pixels / np.float32(255))
+        features = in_chunks(partial(embed, state), ready, _CHUNK)
         distances = ranking.pairwise_distances(features, features)
         np.fill_diagonal(distances, np.inf)
         rows = []
@@ -79,30 +82,8 @@ def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _scale(data: DataInfo) -> tuple[np.ndarray, np.ndarray]:
-    mean, std = data.facts.get("mean", 0.5), data.facts.get("std", 0.5)
-    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
-
-
-def _normalise(data: DataInfo, pixels: np.ndarray) -> np.ndarray:
-    mean, std = _scale(data)
-    return (pixels.astype(np.float32) / 255 - mean) / std
-
-
-def _pixels(data: DataInfo, images: np.ndarray) -> np.ndarray:
-    """The inverse of `_normalise`, uint8."""
-    mean, std = _scale(data)
-    return np.round(255 * np.clip(np.asarray(images, np.float32) * std + mean, 0, 1)).astype(
-        np.uint8
-    )
-
-
-def _embed(embed: Embed, state: State, images: np.ndarray) -> np.ndarray:
-    """[N, D], in chunks of one size so that nothing is compiled twice."""
-    padding = -len(images) % _CHUNK
-    padded = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])
-    chunks = padded.reshape(-1, _CHUNK, *images.shape[1:])
-    return np.concatenate([embed(state, chunk) for chunk in chunks])[: len(images)]
+def _scale(data: DataInfo) -> Scale:
+    return Scale.of(data.facts, (0.5, 0.5))
 
 
 def _ranked(
@@ -114,9 +95,10 @@ def _ranked(
         for person, camera in zip(query["person"], query["camera"], strict=True)
     ]
     picked = np.argsort(~np.array(findable), kind="stable")[:_QUERIES]
-    wanted = _embed(embed, state, np.asarray(query["image"][picked]))
+    encode = partial(embed, state)
     distances = ranking.pairwise_distances(
-        wanted, _embed(embed, state, np.asarray(gallery["image"]))
+        in_chunks(encode, np.asarray(query["image"][picked]), _CHUNK),
+        in_chunks(encode, np.asarray(gallery["image"]), _CHUNK),
     )
     rows = []
     for place, row in zip(picked, distances, strict=True):
@@ -124,10 +106,10 @@ def _ranked(
         junk = (gallery["person"] == person) & (gallery["camera"] == camera)
         nearest = np.argsort(np.where(junk, np.inf, row), kind="stable")
         nearest = nearest[: min(_SHOWN, int(np.sum(~junk)))]
-        pictures = [Picture(_pixels(data, query["image"][place]))]
+        pictures = [Picture(_scale(data).rgb(query["image"][place]))]
         pictures += [
             Picture(
-                _pixels(data, gallery["image"][i]),
+                _scale(data).rgb(gallery["image"][i]),
                 f"{row[i]:.2f} c{int(gallery['camera'][i]) + 1}",
                 "good" if gallery["person"][i] == person else "bad",
             )
