@@ -104,6 +104,7 @@ def _experiment(args: argparse.Namespace, flags: list[str]) -> Any:
 def _start_devices() -> None:
     from jaxcog.training import distributed
 
+    distributed.leave_out_absent_tpu()
     distributed.initialize_from_environment()
 
 

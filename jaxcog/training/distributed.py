@@ -10,6 +10,7 @@ process.
 from __future__ import annotations
 
 import glob
+import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -53,6 +54,26 @@ def initialize_from_environment(environment: Mapping[str, str] | None = None) ->
     return jax.process_count() > 1
 
 
+def leave_out_absent_tpu(environment: Mapping[str, str] | None = None) -> bool:
+    """Uses the CPU alone where libtpu is installed (for `jaxcog plan`) and no accelerator is there.
+
+    JAX would try the TPU first, and libtpu complain at length. To be called before any device is
+    used. Nothing is changed where JAX_PLATFORMS is set, a TPU is described or found, or another
+    plugin of JAX is installed. Returns whether something was changed.
+    """
+    environment = os.environ if environment is None else environment
+    told = environment.get("JAX_PLATFORMS") or any(name.startswith("TPU_") for name in environment)
+    others = importlib.metadata.entry_points(group="jax_plugins")
+    if told or others or _tpu_chips() or importlib.util.find_spec("libtpu") is None:
+        return False
+    jax.config.update("jax_platforms", "cpu")
+    return True
+
+
+def _tpu_chips() -> bool:
+    return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
+
+
 def is_cluster(environment: Mapping[str, str]) -> bool:
     """Whether the environment says that this process is one of several that JAX can find itself."""
     # SLURM_NTASKS alone is also set in a batch script that runs one process outside of srun.
@@ -72,8 +93,7 @@ def _on_tpu_vm(environment: Mapping[str, str]) -> bool:
     wanted = environment.get("JAX_PLATFORMS", "")
     if (wanted and "tpu" not in wanted) or environment.get("TPU_SKIP_MDS_QUERY"):
         return False
-    chips = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
-    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+    return _tpu_chips() and importlib.util.find_spec("libtpu") is not None
 
 
 def _explicit(environment: Mapping[str, str]) -> tuple[str, int, int]:

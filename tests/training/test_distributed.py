@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jaxcog.errors import ConfigError
+from jaxcog.training import distributed
 from jaxcog.training.distributed import initialize_from_environment, is_cluster
 
 WHOLE = {
@@ -74,3 +75,23 @@ def test_values_that_make_no_sense_are_named(wrong):
 )
 def test_clusters_are_recognised(environment, several):
     assert is_cluster({"JAX_PLATFORMS": "cpu"} | environment) is several
+
+
+@pytest.mark.parametrize(
+    ("environment", "chips", "library", "changed"),
+    [
+        ({}, [], True, True),
+        ({}, [], False, False),
+        ({}, ["/dev/accel0"], True, False),
+        ({"JAX_PLATFORMS": "cpu"}, [], True, False),
+        ({"TPU_WORKER_ID": "0"}, [], True, False),
+    ],
+)
+def test_a_tpu_that_is_not_there_is_left_out(environment, chips, library, changed, monkeypatch):
+    found = {}
+    monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: library or None)
+    monkeypatch.setattr(distributed.importlib.metadata, "entry_points", lambda group: [])
+    monkeypatch.setattr(distributed.glob, "glob", lambda pattern: chips)
+    monkeypatch.setattr(distributed.jax.config, "update", found.__setitem__)
+    assert distributed.leave_out_absent_tpu(environment) is changed
+    assert found == ({"jax_platforms": "cpu"} if changed else {})
