@@ -53,17 +53,5 @@ def experiment() -> Experiment:
 def tiny() -> Experiment:
     full = experiment()
     train = dataclasses.replace(full.train, duration="4 steps", checkpoint_every="2 steps")
-    task = dataclasses.replace(
-        full.task,
-        width=8,
-        blocks=1,
-        identity_features=8,
-        texture_features=(8,),
-        age_features=(8, 8),
-        latent=8,
-        mapping=2,
-        styled_blocks=0,
-        dims_per_class=2,
-        discriminator_width=8,
-    )
+    task = dataclasses.replace(full.task, width=8, discriminator_width=8)
     return dataclasses.replace(full, task=task, train=train)

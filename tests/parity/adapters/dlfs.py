@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -379,26 +380,40 @@ def generator(golden: Golden) -> None:
         golden.check(f"out/{name}", ours)
 
 
-def conv2d_as_products(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
-    """`ops.conv2d` as a matrix product for each position of the kernel.
+def conv2d_as_products(
+    x: jax.Array, kernel: jax.Array, *, stride: int = 1, positions: int | None = None
+) -> jax.Array:
+    """`ops.conv2d` as matrix products.
 
-    On CPUs XLA has slow kernels for gradients of convolutions, and for float64 ones none but plain
-    loops: minutes become hours at official sizes. Its matrix products are fast in both.
+    On CPUs XLA has slow kernels for gradients of large convolutions, and for float64 ones none but
+    plain loops: minutes become hours at official sizes. Its matrix products are fast in both.
+
+    positions: how many positions of the kernel one product takes: all of them (None) compile
+      fastest; few take less memory, and their copies of x are not kept for the backward pass.
     """
-    k = kernel.shape[0]
+    k, _, channels, features = kernel.shape
     height, width = ((size - k) // stride + 1 for size in x.shape[1:3])
+    step = positions or k * k
 
-    @jax.checkpoint  # or every shifted copy of x would be kept for the backward pass
     def products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        weights = kernel.reshape(k * k, channels, features)
+        shifted = [
+            x[
+                :,
+                i : i + (height - 1) * stride + 1 : stride,
+                j : j + (width - 1) * stride + 1 : stride,
+            ]
+            for i in range(k)
+            for j in range(k)
+        ]
         y = jnp.zeros((), x.dtype)
-        for i in range(k):
-            for j in range(k):
-                rows = slice(i, i + (height - 1) * stride + 1, stride)
-                columns = slice(j, j + (width - 1) * stride + 1, stride)
-                y = y + x[:, rows, columns] @ kernel[i, j]
+        for first in range(0, k * k, step):
+            some = slice(first, first + step)
+            y = y + jnp.concatenate(shifted[some], axis=-1) @ weights[some].reshape(-1, features)
         return y
 
-    return products(x, kernel)
+    run = products if positions is None else jax.checkpoint(products)
+    return run(x, kernel)
 
 
 @adapter("dlfs", r"discriminator(_.*)?")
@@ -420,7 +435,8 @@ def discriminator(golden: Golden) -> None:
         return losses.r1(lambda x: model.discriminate(arch, params, x), x, gamma=gamma)
 
     params = to_ours(table, weights)
-    with mock.patch.object(ops, "conv2d", conv2d_as_products):
+    frugal = functools.partial(conv2d_as_products, positions=1)
+    with mock.patch.object(ops, "conv2d", frugal):
         found = jax.jit(jax.value_and_grad(real, (0, 1), has_aux=True))(params, x)
         second = jax.jit(jax.value_and_grad(penalty))(params, x)
     (value, (logits, features)), (by_params, by_x) = found
