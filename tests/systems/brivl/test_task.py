@@ -184,7 +184,7 @@ def test_predict_makes_features_matches_and_pictures(trained):
 
 def test_the_report_shows_retrieval_and_class_names_as_pictures(trained):
     task, state = trained
-    rows = DATA.load().evaluation["test"].source.take(np.arange(12))
+    rows = DATA.sources()[1].take(np.arange(12))
     results = {"test": jax.jit(task.eval_step)(state, rows)}
     titles = [figure.title for figure in task.figures(state, {"test": rows}, results)]
     assert titles[0] == "Text to image"
