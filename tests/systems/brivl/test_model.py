@@ -24,6 +24,7 @@ PLAIN = dataclasses.replace(
     scan=False,
     remat=False,
 )
+ONE = dataclasses.replace(PLAIN, bert=dataclasses.replace(TINY.bert, layers=1), fusion_layers=1)
 IDS = jnp.array([[2, 7, 8, 9, 3] + [0] * 11, [2, 20, 3] + [0] * 13])
 encode_text = jax.jit(model.encode_text, static_argnums=2)
 
@@ -36,11 +37,10 @@ def gradient(params, architecture):
     return jax.value_and_grad(loss)(params)
 
 
-@pytest.fixture(scope="module")
-def plain():
-    """Random variables of PLAIN, with nothing to compile."""
+def randomly(architecture):
+    """Random (parameters, statistics), with nothing to compile."""
     random = np.random.default_rng(0)
-    struct = jax.eval_shape(lambda key: model.init_towers(key, PLAIN), KEY)
+    struct = jax.eval_shape(lambda key: model.init_towers(key, architecture), KEY)
     return jax.tree.map(lambda x: jnp.asarray(random.normal(0, 0.3, x.shape), x.dtype), struct)
 
 
@@ -55,36 +55,36 @@ def test_the_paper_s_sizes():
     assert same_padding(8, 3, 2) == (0, 1)
 
 
-def test_scanned_rematerialised_layers_equal_unrolled_ones(plain):
-    params, _ = plain
+def test_scanned_rematerialised_layers_equal_unrolled_ones():
+    params, _ = randomly(PLAIN)
     got = gradient(params, dataclasses.replace(PLAIN, scan=True, remat=True))
     want = gradient(params, PLAIN)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_frozen_layers_get_no_gradient_and_new_ones_do(plain):
-    params, _ = plain
-    text = gradient(params, dataclasses.replace(PLAIN, freeze="towers"))[1]["text"]
+def test_frozen_layers_get_no_gradient_and_new_ones_do():
+    params, _ = randomly(ONE)
+    text = gradient(params, dataclasses.replace(ONE, freeze="towers"))[1]["text"]
     assert not any(np.any(x) for x in jax.tree.leaves(text["backbone"]))
     assert np.any(text["fusion"]["layer_0"]["query"]["kernel"])
 
 
-def test_padding_matters_to_bert_unless_it_is_hidden(plain):
-    params, _ = plain
-    masked = dataclasses.replace(PLAIN, bert_attention_mask=True)
+def test_padding_matters_to_bert_unless_it_is_hidden():
+    params, _ = randomly(ONE)
+    masked = dataclasses.replace(ONE, bert_attention_mask=True)
     short = IDS[:, :6]
-    for architecture, same in ((PLAIN, False), (masked, True)):
+    for architecture, same in ((ONE, False), (masked, True)):
         a, b = (encode_text(params, ids, architecture) for ids in (IDS, short))
         assert np.allclose(a, b, atol=1e-5) == same
 
 
-def test_boxes_that_only_fill_up_change_nothing(plain):
-    params, stats = plain
+def test_boxes_that_only_fill_up_change_nothing():
+    params, stats = randomly(ONE)
     images = jax.random.normal(KEY, (2, 8, 8, 3))
-    boxes = jnp.asarray(PLAIN.boxes())[None]
+    boxes = jnp.asarray(ONE.boxes())[None]
     more = jnp.concatenate([boxes, jnp.zeros((1, 2, 4))], axis=1)
-    encode = jax.jit(functools.partial(model.encode_image, architecture=PLAIN))
+    encode = jax.jit(functools.partial(model.encode_image, architecture=ONE))
     a = encode(params, stats, images)
     mask = jnp.broadcast_to(jnp.arange(7) < 5, (2, 7))
     np.testing.assert_allclose(
@@ -101,6 +101,7 @@ def test_area_pooling_is_the_mean_of_the_covered_cells():
     np.testing.assert_allclose(pooled[0, 16], features.mean(axis=(1, 2))[0], atol=1e-6)
 
 
+@pytest.mark.slow  # an initialisation to compile
 def test_all_fusion_layers_start_alike():
     small = dataclasses.replace(PLAIN, bert=dataclasses.replace(PLAIN.bert, layers=0))
     params, _ = jax.jit(lambda key: model.init_towers(key, small))(KEY)

@@ -49,9 +49,20 @@ def run(made, start, steps: int = 3):
 
 @pytest.fixture(scope="module")
 def alone():
-    """(the step on one device, a host's copy of its first state), compiled once."""
+    """(the step on one device, compiled once; a state on the host)."""
     made = program(DIGITS, Mesh(), 1).compiled()[0]
-    return made, jax.device_get(made.init(made.root_key()))
+    return made, some_state(made)
+
+
+def some_state(made):
+    """Random weights and keys, with nothing to compile; all else is zero."""
+    random = np.random.default_rng(0)
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), made.state_struct)
+    for part in ("params", "momentum", "queue"):
+        state[part] = jax.tree.map(
+            lambda x: random.normal(0, 0.3, x.shape).astype(x.dtype) if x.ndim else x, state[part]
+        )
+    return state
 
 
 def check_devices(one, many, start):
