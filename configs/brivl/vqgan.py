@@ -29,7 +29,7 @@ def tiny() -> Experiment:
     full = experiment()
     prior = VQGANConfig(
         channels=8,
-        multipliers=(1, 2),
+        multipliers=(1,),
         blocks=1,
         attention_at=(),
         resolution=8,
