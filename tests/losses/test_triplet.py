@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from jaxcog.losses.triplet import batch_hard_triplet
+from jaxcog.losses.triplet import batch_hard_triplet, triplet_margin_loss
 
 
 def rows(seed=0):
@@ -47,3 +47,21 @@ def test_equal_rows_have_finite_gradients():
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match="ids"):
         batch_hard_triplet(jnp.ones((4, 3)), jnp.zeros(3, int))
+
+
+def test_triplet_margin_by_definition_and_over_devices():
+    anchor, positive, negative = (rows(seed)[0] for seed in range(3))
+    near = np.linalg.norm(anchor - positive + 1e-6, axis=1)
+    far = np.linalg.norm(anchor - negative + 1e-6, axis=1)
+    expected = np.maximum(0, near - far + 0.5).mean()
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    many = jax.shard_map(
+        lambda *x: triplet_margin_loss(*x, margin=0.5, axis_name="data"),
+        mesh=mesh,
+        in_specs=P("data"),
+        out_specs=P(),
+    )
+    for value in (many, lambda *x: triplet_margin_loss(*x, margin=0.5)):
+        np.testing.assert_allclose(jax.jit(value)(anchor, positive, negative), expected, rtol=1e-5)
+    gradient = jax.grad(triplet_margin_loss)(anchor, anchor, anchor)
+    assert np.isfinite(gradient).all()

@@ -308,7 +308,8 @@ def metrics(golden: Golden) -> None:
     ranks = judging.retrieval_ranks(golden["in/fg_sketch"], golden["in/fg_photo"],
                                     golden["in/fg_target"])  # fmt: skip
     golden.check("out/fg_rank", ranks)
-    for k, value in judging.accuracy_at_k(ranks, (1, 10)).items():
+    ks = [int(name.removeprefix("out/fg_acc")) for name in golden.names("out/fg_acc*")]
+    for k, value in judging.accuracy_at_k(ranks, ks).items():
         golden.check(f"out/fg_acc{k}", value)
     grouped = ranks.reshape(-1, golden.meta["sketches_per_photo"])
     mean, population = judging.rank_consistency(grouped)
