@@ -15,7 +15,7 @@ import pytest
 from jaxcog import experiments
 from jaxcog.config import Experiment, from_json, override, to_json
 from jaxcog.training import checkpoint, loop, sharding
-from jaxcog.training.program import assemble
+from jaxcog.training.program import Program, assemble
 from jaxcog.training.progress import Silent
 from jaxcog.training.writers import read_metrics
 
@@ -83,14 +83,31 @@ def test_tiny_trains_and_resumes_bitwise(name: str, tmp_path: Path):
     assert checkpoint.read_meta(tmp_path)["finished"]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_full_size_lowers_for_tpu(name: str):
-    """At the paper's size, on as many chips as the batch allows up to 64, without a TPU."""
+def assembled(name: str) -> Program:
+    """The program at the paper's size, on as many chips as the batch allows up to 64."""
     experiment = experiments.load(name).experiment()
     chips = math.gcd(experiment.train.batch_size, 64)
     mesh = sharding.abstract_mesh(dataclasses.replace(experiment.mesh, data=-1), chips)
-    program = assemble(experiment, experiment.data.describe(), mesh)
-    lowered = program.lower_train_step("tpu")
+    return assemble(experiment, experiment.data.describe(), mesh)
+
+
+LARGEST = [name for name in CONFIGS if experiments.load(name).slice is not None]
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in LARGEST])
+def test_full_size_assembles(name: str):
+    """Model, data, optimizer and mesh fit each other at the paper's size."""
+    program = assembled(name)
+    assert program.state_struct["params"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in LARGEST else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS],
+)
+def test_full_size_lowers_for_tpu(name: str):
+    """The whole step, without a TPU."""
+    lowered = assembled(name).lower_train_step("tpu")
     assert "sharding" in lowered.as_text()
 
 
