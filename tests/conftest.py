@@ -35,12 +35,3 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="accept the resolved configs as they are now (tests/configs)",
     )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """The default suite compiles hundreds of tiny programs that run once or twice: without LLVM's
-    optimisations that takes two thirds of the time. Longer checks compute, so they keep them."""
-    if config.option.markexpr == "not slow":
-        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        quick = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] not in ("0", "false", "False")
-        jax.config.update("jax_disable_most_optimizations", quick)
