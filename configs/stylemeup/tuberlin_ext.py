@@ -11,50 +11,17 @@ of another class. Queries are 10 sketches of each class; classes are known: not 
 
 import dataclasses
 
-from jaxcog.config import Experiment, Train
+from jaxcog import experiments
+from jaxcog.config import Experiment
 from jaxcog.data.datasets.sketch_categories import Categories
-from jaxcog.data.toy.sketches import StyledDigits
-from jaxcog.optim import Optimizer
-from jaxcog.systems.stylemeup.losses import Objective, Weights
-from jaxcog.systems.stylemeup.meta import InnerLoop
-from jaxcog.systems.stylemeup.task import NetworkConfig, StyleMeUp
 
 NEEDS = "TU-Berlin with its extended photos (jaxcog prepare tuberlin); ImageNet weights of VGG-16"
 
 
 def experiment() -> Experiment:
-    return Experiment(
-        system="stylemeup",
-        task=StyleMeUp(
-            network=NetworkConfig("vgg16", latent=64, transform=True),
-            objective=Objective("paper", Weights(reg=1.0), margin=0.2),
-            inner=InnerLoop(lr=0.005, steps=1, first_order=False),
-            optimizer=Optimizer("adam", lr=1e-4),
-        ),
-        data=Categories("tuberlin"),
-        train=Train(
-            duration="20 epochs",
-            batch_size=32,
-            eval_batch_size=256,
-            evaluate_every="1 epoch",
-            checkpoint_every="1 epoch",
-            start_fresh=(r"^params/(psi|transform|decoder|encoder/(content|mu|logvar))",),
-            workers=8,
-        ),
-    )
+    sketchy = experiments.load("stylemeup/sketchy_ext").experiment()
+    return dataclasses.replace(sketchy, data=Categories("tuberlin"))
 
 
 def tiny() -> Experiment:
-    full = experiment()
-    return dataclasses.replace(
-        full,
-        task=dataclasses.replace(
-            full.task,
-            network=NetworkConfig("conv", latent=8, widths=(4, 8), hidden=16),
-            optimizer=Optimizer("adam", lr=1e-3),
-        ),
-        data=StyledDigits(),
-        train=Train(
-            duration="4 steps", batch_size=8, eval_batch_size=8, checkpoint_every="2 steps"
-        ),
-    )
+    return experiments.load("stylemeup/shoev2").experiment(tiny=True)

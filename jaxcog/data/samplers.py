@@ -7,6 +7,7 @@ follow the batch composition of MixStyle (ICLR 2021), which mixes across the hal
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -94,7 +95,7 @@ class Sequential:
         return np.arange(first, first + self.batch_size)
 
 
-class _Grouped:
+class _Grouped(abc.ABC):
     """Base of the samplers that draw from groups: records by domain, camera or identity.
 
     A subclass plans whole epochs, `_plan(epoch) -> int64 [steps, batch]`; their lengths may differ,
@@ -114,8 +115,9 @@ class _Grouped:
         self._epoch = Recent(self._plan, size=2)
         self._ends = [0]
 
+    @abc.abstractmethod
     def _plan(self, epoch: int) -> np.ndarray:
-        raise NotImplementedError
+        """The records of an epoch, a row a step."""
 
     @property
     def steps_per_epoch(self) -> int:

@@ -7,6 +7,7 @@ memory, where a frozen network reads them once.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ Features = Literal["tsn", "c3d", "i3d"]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Temporal:
+class _Temporal(abc.ABC):
     """What both datasets share. class_names as published; the prepared data has its own."""
 
     root: str = ROOT
@@ -47,12 +48,14 @@ class _Temporal:
     num_classes: ClassVar[int]
 
     @property
+    @abc.abstractmethod
     def recipe(self) -> str:
-        raise NotImplementedError
+        """Name of the prepared dataset."""
 
     @property
+    @abc.abstractmethod
     def width(self) -> int:
-        raise NotImplementedError
+        """Channels of a snippet's features."""
 
     def _open(self) -> Prepared:
         prepared = open_prepared(self.recipe, self.root)
