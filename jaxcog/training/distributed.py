@@ -54,6 +54,10 @@ def initialize_from_environment(environment: Mapping[str, str] | None = None) ->
     return jax.process_count() > 1
 
 
+# Not every name with TPU_: libtpu and JAX set some of those themselves when they are imported.
+_TPU_DESCRIBED = ("TPU_ACCELERATOR_TYPE", "TPU_NAME", "TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID")
+
+
 def leave_out_absent_tpu(environment: Mapping[str, str] | None = None) -> bool:
     """Uses the CPU alone where libtpu is installed (for `jaxcog plan`) and no accelerator is there.
 
@@ -62,7 +66,7 @@ def leave_out_absent_tpu(environment: Mapping[str, str] | None = None) -> bool:
     plugin of JAX is installed. Returns whether something was changed.
     """
     environment = os.environ if environment is None else environment
-    told = environment.get("JAX_PLATFORMS") or any(name.startswith("TPU_") for name in environment)
+    told = environment.get("JAX_PLATFORMS") or any(name in environment for name in _TPU_DESCRIBED)
     others = importlib.metadata.entry_points(group="jax_plugins")
     if told or others or _tpu_chips() or importlib.util.find_spec("libtpu") is None:
         return False

@@ -85,6 +85,7 @@ def test_clusters_are_recognised(environment, several):
         ({}, ["/dev/accel0"], True, False),
         ({"JAX_PLATFORMS": "cpu"}, [], True, False),
         ({"TPU_WORKER_ID": "0"}, [], True, False),
+        ({"TPU_LIBRARY_PATH": "libtpu.so", "TPU_SKIP_MDS_QUERY": "1"}, [], True, True),
     ],
 )
 def test_a_tpu_that_is_not_there_is_left_out(environment, chips, library, changed, monkeypatch):
