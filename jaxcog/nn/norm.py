@@ -68,6 +68,18 @@ class BatchNorm(nn.Module):
         return y.astype(x.dtype if self.dtype is None else self.dtype)
 
 
+def instance_norm(x: jax.Array, eps: float = 1e-5) -> jax.Array:
+    """Each channel of each sample to mean 0 and (biased) variance 1 over its positions.
+
+    [N, ..., C] -> the same shape and dtype, computed in float32 at least; no parameters.
+    """
+    wide = at_least_float32(x)
+    axes = tuple(range(1, x.ndim - 1))
+    mean = jnp.mean(wide, axes, keepdims=True)
+    factor = jax.lax.rsqrt(jnp.var(wide, axes, keepdims=True) + eps)
+    return ((wide - mean) * factor).astype(x.dtype)
+
+
 class InstanceNorm(nn.Module):
     """Each channel of each sample over its positions: [N, ..., C] -> the same shape.
 
@@ -82,13 +94,10 @@ class InstanceNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape, x32 = (x.shape[-1],), at_least_float32(x)
-        axes = tuple(range(1, x.ndim - 1))
-        mean = jnp.mean(x32, axes, keepdims=True)
-        factor = jax.lax.rsqrt(jnp.var(x32, axes, keepdims=True) + self.eps)
+        shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        y = (x32 - mean) * (factor * scale) + bias
+        y = instance_norm(at_least_float32(x), self.eps) * scale + bias
         return y.astype(x.dtype if self.dtype is None else self.dtype)
 
 

@@ -8,20 +8,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxcog.losses.contrastive import unit
 from jaxcog.nn.precision import at_least_float32
 from jaxcog.nn.resize import Size, align_corners_matrix, resize_bilinear_align_corners
 from jaxcog.systems.cwt.losses import foreground_weight
 from jaxcog.systems.cwt.model import ClassifierWeightTransformer, Encoder, Variables
-
-_TINY = 1e-12
-
-
-def unit(features: jax.Array) -> jax.Array:
-    """Features of length one along the last axis, float32; zero stays zero."""
-    wide = at_least_float32(features)
-    square = jnp.sum(jnp.square(wide), axis=-1, keepdims=True)
-    # The maximum under the root: its gradient at zero is zero, not NaN.
-    return wide * jax.lax.rsqrt(jnp.maximum(square, _TINY**2))
 
 
 def initial_classifier(key: jax.Array, width: int) -> jax.Array:

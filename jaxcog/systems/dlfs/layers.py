@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcog.nn.norm import instance_norm
 from jaxcog.nn.precision import at_least_float32
 from jaxcog.systems.dlfs import ops
 
@@ -157,7 +158,4 @@ def normalize(x: jax.Array, kind: str) -> jax.Array:
     """ "pixel" norm, or "instance": each channel of each example to mean 0 and variance 1."""
     if kind == "pixel":
         return ops.pixel_norm(x)
-    wide = at_least_float32(x)
-    mean = jnp.mean(wide, axis=(1, 2), keepdims=True)
-    variance = jnp.var(wide, axis=(1, 2), keepdims=True)
-    return ((wide - mean) * jax.lax.rsqrt(variance + ops.EPS)).astype(x.dtype)
+    return instance_norm(x, ops.EPS)

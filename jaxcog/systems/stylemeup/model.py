@@ -10,15 +10,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcog.losses.contrastive import unit
 from jaxcog.nn import inception
 from jaxcog.nn.conv_norm import Conv
 from jaxcog.nn.forward import forward
 from jaxcog.nn.initializers import Linear, torch_default_bias
+from jaxcog.nn.norm import instance_norm
 from jaxcog.nn.precision import at_least_float32
 from jaxcog.nn.resnet import STAGES as RESNET_STAGES
 from jaxcog.nn.resnet import ResNet
 from jaxcog.nn.vgg import STAGES as VGG_STAGES
 from jaxcog.nn.vgg import VGG
+from jaxcog.pictures import IMAGENET
 
 Variables = dict[str, Any]
 TrunkName = Literal["conv", "mlp", "vgg16", "resnet50", "inception_v3"]
@@ -26,8 +29,6 @@ TrunkName = Literal["conv", "mlp", "vgg16", "resnet50", "inception_v3"]
 Modulation = Mapping[str, tuple[jax.Array, jax.Array]]
 """Layer -> (gamma, beta), each [C], or [B, C] for a draw per image: see `ops.sample_transform`."""
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 _VGG_CHANNELS = dict(zip(VGG_STAGES, (64, 128, 256, 512, 512), strict=True))
 _RESNET_CHANNELS = dict(zip(RESNET_STAGES, (256, 512, 1024, 2048), strict=True))
 
@@ -43,20 +44,6 @@ class Codes(NamedTuple):
     logvar: jax.Array
     content: jax.Array
     feature: jax.Array
-
-
-def instance_norm(x: jax.Array, eps: float = 1e-5) -> jax.Array:
-    """[B, H, W, C] with mean 0 and variance 1 per image and channel; no parameters."""
-    wide = at_least_float32(x)
-    mean = jnp.mean(wide, axis=(1, 2), keepdims=True)
-    variance = jnp.mean(jnp.square(wide - mean), axis=(1, 2), keepdims=True)
-    return ((wide - mean) * jax.lax.rsqrt(variance + eps)).astype(x.dtype)
-
-
-def unit(x: jax.Array) -> jax.Array:
-    """x / max(|x|, 1e-12) along the last axis, with a finite gradient at 0."""
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 def dropped(x: jax.Array, keep: jax.Array | None, rate: float) -> jax.Array:
@@ -150,7 +137,7 @@ class Backbone(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, transform: Modulation | None) -> jax.Array:
-        mean, std = jnp.asarray(_IMAGENET_MEAN), jnp.asarray(_IMAGENET_STD)
+        mean, std = map(jnp.asarray, IMAGENET)
         x = (x * 0.5 + 0.5 - mean) / std
 
         def between(name: str, y: jax.Array) -> jax.Array:

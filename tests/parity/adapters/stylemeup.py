@@ -11,10 +11,11 @@ import numpy as np
 from jaxcog.data import images
 from jaxcog.data.strokes import rasterize_strokes
 from jaxcog.interop.names import NameTable
+from jaxcog.losses.contrastive import unit
 from jaxcog.losses.triplet import triplet_margin_loss
 from jaxcog.nn.conv_norm import Conv
 from jaxcog.nn.inception import InceptionV3
-from jaxcog.nn.norm import BatchNorm
+from jaxcog.nn.norm import BatchNorm, instance_norm
 from jaxcog.nn.resnet import ResNet
 from jaxcog.nn.vgg import VGG
 from jaxcog.systems.stylemeup import judging, torch_names
@@ -23,13 +24,7 @@ from jaxcog.systems.stylemeup.losses import (
     mean_squared,
     weighted_l1_regularizer,
 )
-from jaxcog.systems.stylemeup.model import (
-    CrossModalVAE,
-    TransposedConv,
-    instance_norm,
-    pooled,
-    unit,
-)
+from jaxcog.systems.stylemeup.model import CrossModalVAE, TransposedConv, pooled
 from jaxcog.systems.stylemeup.ops import feature_transform
 from tests.parity.adapters import adapter
 from tests.parity.golden import Golden, absolute

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcog.losses.contrastive import unit
+from jaxcog.nn.norm import instance_norm
 from jaxcog.systems.stylemeup import torch_names
-from jaxcog.systems.stylemeup.model import CrossModalVAE, instance_norm, modulated, unit
+from jaxcog.systems.stylemeup.model import CrossModalVAE, modulated
 from jaxcog.systems.stylemeup.ops import (
     feature_transform,
     initial_theta,
