@@ -86,17 +86,40 @@ def r1(
     Raises:
       ValueError: "per_sample" without class_ids.
     """
+    return _r1_and_logits(
+        logits_of,
+        x,
+        mode=mode,
+        class_ids=class_ids,
+        gamma=gamma,
+        reference_batch=reference_batch,
+        axis_name=axis_name,
+    )[0]
+
+
+def _r1_and_logits(
+    logits_of: Callable[[jax.Array], jax.Array],
+    x: jax.Array,
+    *,
+    mode: R1Mode,
+    class_ids: jax.Array | None,
+    gamma: float,
+    reference_batch: int | None,
+    axis_name: str | None,
+) -> tuple[jax.Array, jax.Array]:
+    """`r1`, and the logits [B, h, w, K] float32 that it differentiates."""
     if mode == "per_sample" and class_ids is None:
         raise ValueError("r1: mode per_sample needs class_ids")
 
-    def objective(x: jax.Array) -> jax.Array:
+    def objective(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = at_least_float32(logits_of(x))
         if mode == "official" or class_ids is None:
-            return jnp.mean(logits)
+            return jnp.mean(logits), logits
         own = jnp.take_along_axis(logits, class_ids[:, None, None, None], axis=-1)
-        return jnp.sum(jnp.mean(own, axis=(1, 2, 3)))
+        return jnp.sum(jnp.mean(own, axis=(1, 2, 3))), logits
 
-    gradient = at_least_float32(jax.grad(objective)(x))
+    gradient, logits = jax.grad(objective, has_aux=True)(x)
+    gradient = at_least_float32(gradient)
     batch = len(x)
     if axis_name is not None and mode == "official":
         # The mean over all devices' logits; what other devices' logits owe to these images comes
@@ -106,7 +129,8 @@ def r1(
     factor = 1.0
     if mode == "official" and reference_batch is not None:
         factor = (batch / reference_batch) ** 2
-    return gamma * factor * _mean(jnp.sum(jnp.square(gradient), axis=(1, 2, 3)), axis_name)
+    squared = jnp.sum(jnp.square(gradient), axis=(1, 2, 3))
+    return gamma * factor * _mean(squared, axis_name), logits
 
 
 def conditions(
@@ -194,16 +218,18 @@ def discriminator_losses(
 
     real, fake: images [B, H, W, 3]; source, target: their classes [B].
     """
+    # One pass over the real images serves both of their terms.
+    penalty, logits = _r1_and_logits(
+        logits_of,
+        real,
+        mode=mode,
+        class_ids=source,
+        gamma=gamma,
+        reference_batch=reference_batch,
+        axis_name=axis_name,
+    )
     return {
         "fake": selected_class_gan(logits_of(fake), target, real=False, axis_name=axis_name),
-        "real": selected_class_gan(logits_of(real), source, real=True, axis_name=axis_name),
-        "r1": r1(
-            logits_of,
-            real,
-            mode=mode,
-            class_ids=source,
-            gamma=gamma,
-            reference_batch=reference_batch,
-            axis_name=axis_name,
-        ),
+        "real": selected_class_gan(logits, source, real=True, axis_name=axis_name),
+        "r1": penalty,
     }

@@ -56,21 +56,35 @@ def generator_passes(
     images: [B, H, W, 3]; codes: see `losses.conditions`, [B, D] each.
     """
     features = model.encode(arch, params, images)
-    generated = model.decode(arch, params, features, codes["gen"])
+    twice = jax.tree.map(lambda x: _beside(x, x), features)
+    decoded = model.decode(arch, params, twice, _beside(codes["gen"], codes["orig"]))
+    generated, reconstructed = _apart(decoded)
     again = model.encode(arch, params, generated)
+    age, fake_age = _apart(model.estimate_code(arch, params, _beside(images, generated)))
     passes = {
         "real": images,
         "gen": generated,
-        "rec": model.decode(arch, params, features, codes["orig"]),
+        "rec": reconstructed,
         "cyc": model.decode(arch, params, again, codes["cyc"]),
-        "age": model.estimate_code(arch, params, images),
-        "fake_age": model.estimate_code(arch, params, generated),
+        "age": age,
+        "fake_age": fake_age,
         "identity": features["identity"],
         "fake_identity": again["identity"],
     }
     if "shape" in features:
         passes |= {"shape": features["shape"], "fake_shape": again["shape"]}
     return passes
+
+
+def _beside(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Two batches [B, ...] as one [2B, ...] of neighbours, so that both stay on their devices."""
+    return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
+
+
+def _apart(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The batches that `_beside` put together."""
+    pairs = x.reshape(-1, 2, *x.shape[1:])
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _codes(classes: jax.Array, noise: jax.Array, arch: Architecture, sigma: float) -> Any:

@@ -41,6 +41,8 @@ def mean_gradient(
         None or one device: no `shard_map`.
     """
     count = keys.shape[0]
+    split = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    spread = split > 1
 
     def one(params: Params, frozen: Any, task: Any, key: jax.Array) -> tuple[Params, Scalars]:
         (value, scalars), grads = jax.value_and_grad(loss, has_aux=True)(params, frozen, task, key)
@@ -57,21 +59,21 @@ def mean_gradient(
         return grads, jax.tree.map(jnp.mean, scalars)
 
     def in_turn(params: Params, frozen: Any, tasks: Any, keys: jax.Array) -> tuple[Params, Scalars]:
-        first = jax.tree.map(lambda x: x[0], (tasks, keys))
-        rest = jax.tree.map(lambda x: x[1:], (tasks, keys))
-
         def body(total: Any, item: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, one(params, frozen, *item)), None
 
-        total = one(params, frozen, *first)
-        if keys.shape[0] > 1:
-            total, _ = jax.lax.scan(body, total, rest)
+        # Starting from the first task's gradients would compile the network twice.
+        first = jax.tree.map(lambda x: x[0], (tasks, keys))
+        shapes = jax.eval_shape(lambda item: one(params, frozen, *item), first)
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        if spread:
+            nothing = jax.lax.pcast(nothing, _BATCH_AXES, to="varying")
+        total, _ = jax.lax.scan(body, nothing, (tasks, keys))
         return jax.tree.map(lambda x: x / keys.shape[0], total)
 
     local = in_turn if over == "scan" else together
-    if mesh is None or mesh.shape["data"] * mesh.shape["fsdp"] == 1:
+    if not spread:
         return local(params, frozen, tasks, keys)
-    split = mesh.shape["data"] * mesh.shape["fsdp"]
     if count % split:
         raise ValueError(f"{count} tasks do not divide over {split} devices")
 
@@ -83,8 +85,8 @@ def mean_gradient(
         return jax.lax.pmean(local(varying, frozen, tasks, keys), _BATCH_AXES)
 
     rows = P(_BATCH_AXES)
-    spread = jax.shard_map(on_device, mesh=mesh, in_specs=(P(), P(), rows, rows), out_specs=P())
-    return spread(params, frozen, tasks, keys)
+    run = jax.shard_map(on_device, mesh=mesh, in_specs=(P(), P(), rows, rows), out_specs=P())
+    return run(params, frozen, tasks, keys)
 
 
 def carried(buffer: Any, total: Any, tasks: int, *, new_epoch: Any) -> Any:
