@@ -126,10 +126,11 @@ def restore(
         splits = experiment.data.load() if with_data else None
         if splits is not None:
             start.check_facts(checkpoints.meta(step), splits)
-            program = start.assemble_for(experiment, splits)
+            program = start.assemble_for(experiment, splits, trains=False)
         else:
+            info = described(experiment, checkpoints.meta(step))
             mesh = sharding.make_mesh(experiment.mesh)
-            program = assemble(experiment, described(experiment, checkpoints.meta(step)), mesh)
+            program = assemble(experiment, info, mesh, trains=False)
         if best:
             step = checkpoints.best()
             if step is None:
@@ -207,7 +208,8 @@ def import_torch(
     """
     if (out / CHECKPOINTS).exists():
         raise ConfigError(f"--out {out} already holds a run: choose another folder")
-    program = assemble(experiment, experiment.data.describe(), sharding.make_mesh(experiment.mesh))
+    mesh = sharding.make_mesh(experiment.mesh)
+    program = assemble(experiment, experiment.data.describe(), mesh, trains=False)
     if program.task.import_names is None:
         raise ConfigError(f"{name} has no table of official names: nothing can be imported")
     state = program.init(program.root_key())

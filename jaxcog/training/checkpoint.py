@@ -39,6 +39,10 @@ FOLDER = "checkpoints"
 FORMAT = 1
 SHOWN_LEAVES = 20
 
+# Every shape that is cut into parts for its replicas is one more program to compile, at the first
+# save; arrays too small for that to pay are written by one replica.
+SMALLEST_PART = 2**20  # bytes
+
 _log = logging.getLogger(__name__)
 
 
@@ -115,13 +119,16 @@ class Checkpoints:
         self._cleaned = True
         header = {"format": FORMAT, "meta": dict(meta), "metric": metric, "best": self._best}
         try:
-            response = ocp.save_async(
-                self._directory / str(step),
-                nested(state),
-                checkpointable_name=ITEM,
-                overwrite=True,
-                custom_metadata=header,
-            )
+            context = ocp.Context()
+            context.array.saving.min_slice_bytes_for_replica_parallel = SMALLEST_PART
+            with context:
+                response = ocp.save_async(
+                    self._directory / str(step),
+                    nested(state),
+                    checkpointable_name=ITEM,
+                    overwrite=True,
+                    custom_metadata=header,
+                )
         except Exception as error:
             raise self._not_written(step, error) from error
         self._pending = self._pool.submit(self._finish, step, header, response)

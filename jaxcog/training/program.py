@@ -22,6 +22,7 @@ class Program:
 
     train_step(state, batch, key) -> (state, scalars): jitted, donates the state. `scalars` is one
       float32 vector in the order of `scalar_names`, so that reading a step's metrics is one copy.
+      None, as batch_shardings and scalar_names are empty, where nothing is trained.
     eval_step(state, batch) -> metric states, replicated.
     init(key) -> State, every array created in its place.
     act(state, observation, key, count, train) -> what `Task.act` returns, split as a batch; `count`
@@ -80,6 +81,7 @@ def assemble(
     *,
     steps_per_epoch: int | None = None,
     shares: dict[str, int] | None = None,
+    trains: bool = True,
 ) -> Program:
     """The program of `experiment` on `mesh` (a Mesh, or an AbstractMesh for lowering only).
 
@@ -87,6 +89,8 @@ def assemble(
       info: of the data, loaded or described.
       steps_per_epoch: by the data's sampler; None: as in info.facts, or examples // batch size.
       shares: batch share of each named stream (see `Stream`); None: as in info.facts["shares"].
+      trains: False: for evaluation and prediction alone. There is no train step then, and the
+        training batch need not divide over the mesh.
 
     Raises:
       ConfigError: the batch does not divide over the mesh, or the task does not fit the data.
@@ -117,7 +121,9 @@ def assemble(
     task: Task = experiment.task.build(setting)
     shares = shares or info.facts.get("shares")
     batch_struct = sharding.batch_struct(info.element, train.batch_size, shares)
-    batch_shardings = sharding.batch_shardings(batch_struct, mesh, task.batch_partition)
+    batch_shardings: dict[str, Any] = {}
+    if trains:
+        batch_shardings = sharding.batch_shardings(batch_struct, mesh, task.batch_partition)
     eval_struct = sharding.batch_struct(
         info.eval_element or info.element, evaluation_batch(experiment, mesh)
     )
@@ -127,14 +133,18 @@ def assemble(
     key = jax.eval_shape(lambda: jax.random.key(0))
     state_struct = jax.eval_shape(task.init, key)
     state_shardings = sharding.state_shardings(state_struct, mesh, task.partition)
-    scalars = jax.eval_shape(task.train_step, state_struct, batch_struct, key)[1]
-    names = tuple(sorted(scalars))
-
-    def train_step(state: Any, batch: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-        state, scalars = task.train_step(state, batch, key)
-        return state, jnp.stack([scalars[name].astype(jnp.float32) for name in names])
-
     replicated = sharding.replicated(mesh)
+    names: tuple[str, ...] = ()
+    train_step = None
+    if trains:
+        scalars = jax.eval_shape(task.train_step, state_struct, batch_struct, key)[1]
+        names = tuple(sorted(scalars))
+        train_step = jax.jit(
+            _stacked(task, names),
+            in_shardings=(state_shardings, batch_shardings, replicated),
+            out_shardings=(state_shardings, replicated),
+            donate_argnums=0,
+        )
     return Program(
         experiment=experiment,
         task=task,
@@ -148,12 +158,7 @@ def assemble(
         eval_shardings=eval_shardings,
         scalar_names=names,
         init=jax.jit(task.init, out_shardings=state_shardings) if concrete else task.init,
-        train_step=jax.jit(
-            train_step,
-            in_shardings=(state_shardings, batch_shardings, replicated),
-            out_shardings=(state_shardings, replicated),
-            donate_argnums=0,
-        ),
+        train_step=train_step,
         eval_step=jax.jit(
             task.eval_step,
             in_shardings=(state_shardings, eval_shardings),
@@ -161,6 +166,16 @@ def assemble(
         ),
         act=_act(task, state_shardings, mesh),
     )
+
+
+def _stacked(task: Task, names: tuple[str, ...]) -> Any:
+    """The task's train step, its scalars as one array in the order of `names`."""
+
+    def train_step(state: Any, batch: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        state, scalars = task.train_step(state, batch, key)
+        return state, jnp.stack([scalars[name].astype(jnp.float32) for name in names])
+
+    return train_step
 
 
 def _act(task: Task, state_shardings: Any, mesh: Any) -> Any:

@@ -44,7 +44,11 @@ def shares_of(splits: Splits) -> dict[str, int]:
 
 
 def assemble_for(
-    experiment: Experiment, splits: Splits, devices: Sequence[jax.Device] | None = None
+    experiment: Experiment,
+    splits: Splits,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    trains: bool = True,
 ) -> Program:
     """The program of an experiment on loaded data, on all devices unless some are given."""
     train = experiment.train
@@ -54,6 +58,7 @@ def assemble_for(
         sharding.make_mesh(experiment.mesh, devices),
         steps_per_epoch=pipeline.steps_per_epoch(splits, train.batch_size, train.seed),
         shares=shares_of(splits),
+        trains=trains,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from jaxcog.show import Figure, Gallery, Picture, Table
 from jaxcog.systems.stylemeup.evaluating import adapt_to_user
 from jaxcog.systems.stylemeup.figures import orders, ranked_row, rgb
 from jaxcog.systems.stylemeup.meta import MetaLearner, split
+from jaxcog.systems.stylemeup.model import Codes
 from jaxcog.task import State
 
 _CHUNK = 16  # images that are encoded at once
@@ -39,6 +39,14 @@ def prediction(
     shape: [S, S, C] of the network's input.
     """
 
+    @jax.jit
+    def encode(network: Any, stats: Any, images: jax.Array) -> Codes:
+        return learner.vae.encode(network, images, stats=stats)
+
+    def content(network: Any, state: State, images: np.ndarray) -> np.ndarray:
+        stats = state.get("batch_stats")
+        return in_chunks(lambda x: encode(network, stats, x).content, images, _CHUNK)
+
     def predict(state: State, inputs: Sequence[Any], names: Sequence[str]) -> list[Figure]:
         sketches, photos, pairs = _sorted_out(inputs, names)
         read = {i: _fit(inputs[i]["image"], shape) for i in (*sketches, *photos, *pairs.values())}
@@ -52,10 +60,7 @@ def prediction(
         if pairs:
             networks["after"] = _adapted(learner, state, read, pairs)
         found = {
-            name: orders(
-                _content(learner, state, network, drawn),
-                _content(learner, state, network, images),
-            )
+            name: orders(content(network, state, drawn), content(network, state, images))
             for name, network in networks.items()
         }
         rows, table = [], []
@@ -140,13 +145,6 @@ def _adapted(
     stats = state.get("batch_stats")
     adapt = jax.jit(lambda p, user: adapt_to_user(learner, p, user, len(chosen), stats))
     return adapt(state["params"], user)
-
-
-def _content(learner: MetaLearner, state: State, network: Any, images: np.ndarray) -> np.ndarray:
-    """[N, d], a few images at a time."""
-    stats = state.get("batch_stats")
-    encode = jax.jit(lambda network, x: learner.vae.encode(network, x, stats=stats).content)
-    return in_chunks(partial(encode, network), images, _CHUNK)
 
 
 def _codes_exchanged(
