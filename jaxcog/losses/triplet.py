@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcog.losses.contrastive import AxisName, gathered, row_numbers
+from jaxcog.nn.extremes import largest, smallest
 from jaxcog.nn.precision import at_least_float32
 
 
@@ -42,8 +43,8 @@ def batch_hard_triplet(
     own = row_numbers(len(ids), axis_name)[:, None] == jnp.arange(len(every_id))[None, :]
     distances = jnp.sqrt(jnp.maximum(jnp.where(own, 0.0, squares - 2 * products), 1e-12))
     same = ids[:, None] == every_id[None, :]
-    positive = jnp.max(jnp.where(same, distances, -jnp.inf), axis=1)
-    negative = jnp.min(jnp.where(same, jnp.inf, distances), axis=1)
+    positive = largest(jnp.where(same, distances, -jnp.inf), axis=1)
+    negative = smallest(jnp.where(same, jnp.inf, distances), axis=1)
     loss = jnp.mean(jnp.maximum(0.0, margin + positive - negative))
     return loss if axis_name is None else jax.lax.pmean(loss, axis_name)
 

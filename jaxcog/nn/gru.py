@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcog.nn.extremes import largest
 from jaxcog.nn.initializers import Initializer
 from jaxcog.nn.precision import at_least_float32
 
@@ -119,11 +120,11 @@ def max_over_time(states: jax.Array, length: jax.Array, floor: PoolFloor = "stat
     if floor not in ("static", "batch_max", "none"):
         raise ValueError(f'max_over_time floor="{floor}": "static", "batch_max" or "none"')
     real = (jnp.arange(states.shape[1]) < length[:, None])[..., None]
-    largest = jnp.max(states, axis=1, where=real, initial=-jnp.inf)
+    top = largest(jnp.where(real, states, -jnp.inf), axis=1)
     if floor == "none":
-        return largest
+        return top
     limit = states.shape[1] if floor == "static" else jnp.max(length)
-    return jnp.where((length < limit)[:, None], jnp.maximum(largest, 0), largest)
+    return jnp.where((length < limit)[:, None], jnp.maximum(top, 0), top)
 
 
 class BiGRUEncoder(nn.Module):

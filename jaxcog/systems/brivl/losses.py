@@ -16,6 +16,7 @@ from jaxcog.losses.contrastive import (
     sigmoid_loss,
     unit,
 )
+from jaxcog.nn.extremes import largest
 from jaxcog.nn.queue import Queue, enqueue, entries, from_newest
 
 Negatives = Literal["queue", "batch+queue"]
@@ -213,7 +214,7 @@ def _hardest(across: jax.Array, down: jax.Array, margin: float) -> jax.Array:
     own = jnp.eye(across.shape[0], dtype=bool)
 
     def hinge(scores: jax.Array, axis: int) -> jax.Array:
-        hardest = jnp.max(jnp.where(own, -jnp.inf, scores), axis=axis)
+        hardest = largest(jnp.where(own, -jnp.inf, scores), axis=axis)
         return jnp.mean(jnp.maximum(0, margin + hardest - jnp.diagonal(scores)))
 
     return hinge(across, 1) + hinge(down, 0)
@@ -232,8 +233,8 @@ def alignment_loss(x: jax.Array, y: jax.Array, x_mask: jax.Array, y_mask: jax.Ar
     tokens of the batch, then over both directions.
     """
     cosine = jnp.einsum("bld,bmd->blm", unit(x), unit(y))
-    best_x = jnp.max(jnp.where(y_mask[:, None, :], cosine, -jnp.inf), axis=2)
-    best_y = jnp.max(jnp.where(x_mask[:, :, None], cosine, -jnp.inf), axis=1)
+    best_x = largest(jnp.where(y_mask[:, None, :], cosine, -jnp.inf), axis=2)
+    best_y = largest(jnp.where(x_mask[:, :, None], cosine, -jnp.inf), axis=1)
 
     def mean(best: jax.Array, mask: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(mask, 1 - best, 0)) / jnp.sum(mask)
@@ -249,8 +250,8 @@ def alignment_triplet(
     Rows score by the tokens of x, columns by those of y. Arguments as in `alignment_loss`.
     """
     cosine = jnp.einsum("ald,bmd->ablm", unit(x), unit(y))
-    best_x = jnp.max(jnp.where(y_mask[None, :, None, :], cosine, -jnp.inf), axis=3)
-    best_y = jnp.max(jnp.where(x_mask[:, None, :, None], cosine, -jnp.inf), axis=2)
+    best_x = largest(jnp.where(y_mask[None, :, None, :], cosine, -jnp.inf), axis=3)
+    best_y = largest(jnp.where(x_mask[:, None, :, None], cosine, -jnp.inf), axis=2)
 
     def mean(best: jax.Array, mask: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(mask, best, 0), axis=2) / jnp.sum(mask, axis=2)
