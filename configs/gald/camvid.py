@@ -6,40 +6,24 @@ No training code was released for this dataset: the recipe is the field's usual 
 Test protocol: one scale.
 """
 
-from jaxcog.config import Experiment, Train
+from jaxcog.config import Experiment, override
 from jaxcog.data.datasets.parsing import CamVid
 from jaxcog.experiments import load
-from jaxcog.optim import Optimizer, Schedule
-from jaxcog.systems.gald.model import Aggregation
-from jaxcog.systems.gald.task import Loss, Parsing, Protocol
+from jaxcog.systems.gald.task import Loss
 
 NEEDS = "prepared data (jaxcog prepare camvid); ImageNet weights of a ResNet"
 
 
 def experiment() -> Experiment:
-    return Experiment(
-        system="gald",
-        task=Parsing(
-            trunk="resnet50",
-            aggregation=Aggregation("non_local"),
-            mask_relu=False,
-            block_residual=False,
-            pixels="rgb",
-            loss=Loss(ohem=False),
-            protocol=Protocol(absent="skip"),
-            optimizer=Optimizer(lr=0.01, weight_decay=0.0005, schedule=Schedule("poly", power=0.9)),
-        ),
-        data=CamVid(crop=(360, 360)),
-        train=Train(
-            duration="200 epochs",
-            batch_size=8,
-            eval_batch_size=8,
-            dtype="bfloat16",
-            evaluate_every="10 epochs",
-            checkpoint_every="5 epochs",
-            workers=8,
-        ),
-    )
+    changes = {
+        "task.loss": Loss(ohem=False),
+        "task.optimizer.lr": 0.01,
+        "task.optimizer.weight_decay": 0.0005,
+        "data": CamVid(crop=(360, 360)),
+        "train.duration": "200 epochs",
+        "train.batch_size": 8,
+    }
+    return override(load("gald/ade20k").experiment(), changes)
 
 
 def tiny() -> Experiment:

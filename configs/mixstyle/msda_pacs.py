@@ -7,50 +7,21 @@ Train:  jaxcog train mixstyle/msda_pacs --workdir DIR --data.target sketch
 Data:   jaxcog prepare pacs --raw DIR
 """
 
-import dataclasses
-
-from jaxcog.config import Experiment, Train
+from jaxcog import experiments
+from jaxcog.config import Experiment, override
 from jaxcog.data.datasets.few_labels import PACSAdaptation
-from jaxcog.data.toy.digits import DigitsSemi
-from jaxcog.optim import Optimizer, Schedule
-from jaxcog.systems.mixstyle.layer import MixStyle
-from jaxcog.systems.mixstyle.semi import SemiSupervised
 
 NEEDS = "PACS (jaxcog prepare pacs); ImageNet weights of ResNet-18"
 
 
 def experiment() -> Experiment:
-    return Experiment(
-        system="mixstyle",
-        task=SemiSupervised(
-            network="resnet18",
-            mixstyle=MixStyle(
-                p=0.5, alpha=0.1, mix="crossdomain", after=("layer1", "layer2", "layer3")
-            ),
-            threshold=0.95,
-            weight_u=1.0,
-            mix_labelled=True,
-            optimizer=Optimizer(
-                name="sgd",
-                lr=3e-3,
-                momentum=0.9,
-                weight_decay=5e-4,
-                schedule=Schedule("cosine", per="epoch"),
-            ),
-        ),
-        data=PACSAdaptation(target="sketch"),
-        train=Train(
-            duration="40 epochs",
-            batch_size=32,
-            evaluate_every="10 epochs",
-            checkpoint_every="10 epochs",
-            start_fresh=("^params/classifier/",),
-        ),
-    )
+    changes = {
+        "task.mix_labelled": True,
+        "data": PACSAdaptation(target="sketch"),
+        "train.batch_size": 32,
+    }
+    return override(experiments.load("mixstyle/ssdg_pacs").experiment(), changes)
 
 
 def tiny() -> Experiment:
-    style = MixStyle(mix="crossdomain", after=("conv1", "conv2"))
-    task = SemiSupervised(network="cnn_toy", mixstyle=style, mix_labelled=True, hidden=(16,))
-    train = Train(duration="4 steps", batch_size=12, checkpoint_every="2 steps")
-    return dataclasses.replace(experiment(), task=task, data=DigitsSemi(target="b"), train=train)
+    return experiments.load("mixstyle/ssdg_pacs").experiment(tiny=True)

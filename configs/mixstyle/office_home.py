@@ -7,49 +7,18 @@ Train:  jaxcog train mixstyle/office_home --workdir DIR --data.target art
 Data:   jaxcog prepare office_home_dg --raw DIR
 """
 
-import dataclasses
-
-from jaxcog.config import Experiment, Train
+from jaxcog import experiments
+from jaxcog.config import Experiment, override
 from jaxcog.data.datasets.domains import OfficeHome
-from jaxcog.data.toy.patterns import Patterns
-from jaxcog.optim import Optimizer, Schedule
-from jaxcog.systems.mixstyle.layer import MixStyle
-from jaxcog.systems.mixstyle.task import Classification
 
 NEEDS = "Office-Home-DG (jaxcog prepare); ImageNet weights of ResNet-18"
 
 
 def experiment() -> Experiment:
-    return Experiment(
-        system="mixstyle",
-        task=Classification(
-            network="resnet18",
-            mixstyle=MixStyle(p=0.5, alpha=0.1, mix="random", after=("layer1", "layer2")),
-            optimizer=Optimizer(
-                name="sgd",
-                lr=1e-3,
-                momentum=0.9,
-                weight_decay=5e-4,
-                schedule=Schedule("cosine", per="epoch"),
-            ),
-        ),
-        data=OfficeHome(target="art"),
-        train=Train(
-            duration="50 epochs",
-            batch_size=64,
-            evaluate_every="10 epochs",
-            checkpoint_every="10 epochs",
-            start_fresh=("^params/classifier/",),
-        ),
-    )
+    pacs = experiments.load("mixstyle/pacs").experiment()
+    changes = {"task.mixstyle.after": ("layer1", "layer2"), "data": OfficeHome(target="art")}
+    return override(pacs, changes)
 
 
 def tiny() -> Experiment:
-    full = experiment()
-    style = dataclasses.replace(full.task.mixstyle, after=("conv1", "conv2"))
-    return dataclasses.replace(
-        full,
-        task=dataclasses.replace(full.task, network="cnn_toy", mixstyle=style),
-        data=Patterns(size=32),
-        train=Train(duration="4 steps", batch_size=16, checkpoint_every="2 steps"),
-    )
+    return experiments.load("mixstyle/pacs").experiment(tiny=True)

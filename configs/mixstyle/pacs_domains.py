@@ -7,51 +7,24 @@ Train:  jaxcog train mixstyle/pacs_domains --workdir DIR --data.target sketch
 Data:   jaxcog prepare pacs --raw DIR
 """
 
-import dataclasses
-
-from jaxcog.config import Experiment, Train
-from jaxcog.data.datasets.domains import PACS
-from jaxcog.data.toy.patterns import Patterns
-from jaxcog.optim import Optimizer, Schedule
-from jaxcog.systems.mixstyle.layer import MixStyle
-from jaxcog.systems.mixstyle.task import Classification
+from jaxcog import experiments
+from jaxcog.config import Experiment, override
 
 NEEDS = "PACS (jaxcog prepare pacs); ImageNet weights of ResNet-18"
 
 
 def experiment() -> Experiment:
-    return Experiment(
-        system="mixstyle",
-        task=Classification(
-            network="resnet18",
-            mixstyle=MixStyle(
-                p=0.5, alpha=0.1, mix="crossdomain", after=("layer1", "layer2", "layer3")
-            ),
-            optimizer=Optimizer(
-                name="sgd",
-                lr=1e-3,
-                momentum=0.9,
-                weight_decay=5e-4,
-                schedule=Schedule("cosine", per="epoch"),
-            ),
-        ),
-        data=PACS(target="sketch", sampler="domains"),
-        train=Train(
-            duration="150 epochs",
-            batch_size=128,
-            evaluate_every="30 epochs",
-            checkpoint_every="30 epochs",
-            start_fresh=("^params/classifier/",),
-        ),
-    )
+    changes = {
+        "task.mixstyle.mix": "crossdomain",
+        "data.sampler": "domains",
+        "train.duration": "150 epochs",
+        "train.batch_size": 128,
+        "train.evaluate_every": "30 epochs",
+        "train.checkpoint_every": "30 epochs",
+    }
+    return override(experiments.load("mixstyle/pacs").experiment(), changes)
 
 
 def tiny() -> Experiment:
-    full = experiment()
-    style = dataclasses.replace(full.task.mixstyle, after=("conv1", "conv2"))
-    return dataclasses.replace(
-        full,
-        task=dataclasses.replace(full.task, network="cnn_toy", mixstyle=style),
-        data=Patterns(size=32),
-        train=Train(duration="4 steps", batch_size=16, checkpoint_every="2 steps"),
-    )
+    tiny_pacs = experiments.load("mixstyle/pacs").experiment(tiny=True)
+    return override(tiny_pacs, {"task.mixstyle.mix": "crossdomain"})

@@ -5,51 +5,28 @@ Train:  jaxcog train orthohash/revisited --workdir DIR  (--data.database rparis6
 Data:   jaxcog prepare gldv2 --raw DIR, and roxford5k or rparis6k
 """
 
-import dataclasses
-
-from jaxcog.config import Experiment, Train
-from jaxcog.data.datasets.landmarks import Landmarks
-from jaxcog.data.toy.descriptors import Descriptors
-from jaxcog.optim import Optimizer, Schedule
-from jaxcog.systems.orthohash.task import Hashing
+from jaxcog import experiments
+from jaxcog.config import Experiment, override
 
 NEEDS = "DELG descriptors of GLDv2 and of Oxford or Paris (jaxcog prepare gldv2, roxford5k)"
 
 
 def experiment() -> Experiment:
-    return Experiment(
-        system="orthohash",
-        task=Hashing(
-            network="feature",
-            num_bits=512,
-            codebook="bernoulli",
-            margin=0.2,
-            scale=None,  # sqrt(512)
-            protocol="revisited",
-            map_at=None,
-            recalibrate=True,  # the paper's remedy for the shift between landmarks and buildings
-            optimizer=Optimizer(
-                name="adam",
-                lr=1e-3,
-                weight_decay=5e-4,
-                schedule=Schedule("multistep", per="epoch", at=("4 epochs", "7 epochs")),
-            ),
-        ),
-        data=Landmarks(database="roxford5k"),
-        train=Train(
-            duration="10 epochs",
-            batch_size=256,
-            evaluate_every="5 epochs",
-            checkpoint_every="1 epoch",
-        ),
-    )
+    changes = {
+        "task.protocol": "revisited",
+        "task.map_at": None,
+        # The paper's remedy for the shift between landmarks and buildings.
+        "task.recalibrate": True,
+        "data.database": "roxford5k",
+    }
+    return override(experiments.load("orthohash/gldv2").experiment(), changes)
 
 
 def tiny() -> Experiment:
-    full = experiment()
-    return dataclasses.replace(
-        full,
-        task=dataclasses.replace(full.task, num_bits=16),
-        data=Descriptors(truth="revisited"),
-        train=Train(duration="4 steps", batch_size=16, checkpoint_every="2 steps"),
-    )
+    changes = {
+        "task.protocol": "revisited",
+        "task.map_at": None,
+        "task.recalibrate": True,
+        "data.truth": "revisited",
+    }
+    return override(experiments.load("orthohash/gldv2").experiment(tiny=True), changes)
