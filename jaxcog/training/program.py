@@ -131,16 +131,18 @@ def assemble(
     eval_shardings = sharding.batch_shardings(eval_struct, mesh, task.batch_partition)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state_struct = jax.eval_shape(task.init, key)
+    # Jitted for their traces: Python runs through a big model once, for shapes and for programs.
+    init, update = (jax.jit(f, inline=True) for f in (task.init, task.train_step))
+    state_struct = jax.eval_shape(init, key)
     state_shardings = sharding.state_shardings(state_struct, mesh, task.partition)
     replicated = sharding.replicated(mesh)
     names: tuple[str, ...] = ()
     train_step = None
     if trains:
-        scalars = jax.eval_shape(task.train_step, state_struct, batch_struct, key)[1]
+        scalars = jax.eval_shape(update, state_struct, batch_struct, key)[1]
         names = tuple(sorted(scalars))
         train_step = jax.jit(
-            _stacked(task, names),
+            _stacked(update, names),
             in_shardings=(state_shardings, batch_shardings, replicated),
             out_shardings=(state_shardings, replicated),
             donate_argnums=0,
@@ -157,7 +159,7 @@ def assemble(
         eval_struct=eval_struct,
         eval_shardings=eval_shardings,
         scalar_names=names,
-        init=jax.jit(task.init, out_shardings=state_shardings) if concrete else task.init,
+        init=jax.jit(init, out_shardings=state_shardings) if concrete else task.init,
         train_step=train_step,
         eval_step=jax.jit(
             task.eval_step,
@@ -168,11 +170,11 @@ def assemble(
     )
 
 
-def _stacked(task: Task, names: tuple[str, ...]) -> Any:
-    """The task's train step, its scalars as one array in the order of `names`."""
+def _stacked(update: Any, names: tuple[str, ...]) -> Any:
+    """The train step of a task with its scalars as one array in the order of `names`."""
 
     def train_step(state: Any, batch: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-        state, scalars = task.train_step(state, batch, key)
+        state, scalars = update(state, batch, key)
         return state, jnp.stack([scalars[name].astype(jnp.float32) for name in names])
 
     return train_step
