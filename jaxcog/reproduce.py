@@ -164,9 +164,15 @@ def reproduce(
 
 @dataclasses.dataclass
 class _Reused:
-    """What a system's runs have from one another: compiled programs, and the last run's data."""
+    """What a system's runs have from one another: compiled programs, and the last run's data.
+
+    results: of whole runs, since two claims may compare with the same one.
+    """
 
     programs: dict[str, Program] = dataclasses.field(default_factory=dict)
+    results: dict[str, tuple[dict[str, float], list[Figure]]] = dataclasses.field(
+        default_factory=dict
+    )
     data: tuple[Any, Splits] | None = None
 
     def load(self, experiment: Experiment) -> Splits:
@@ -289,6 +295,21 @@ def _size_or_value(fact: Any) -> Any:
 
 
 def _final_metrics(
+    experiment: Experiment,
+    reused: _Reused,
+    with_figures: bool,
+    earlier: _Stage | None,
+) -> tuple[dict[str, float], list[Figure]]:
+    """Of a run that is trained to the end and evaluated once; an equal run is not made again."""
+    key = json.dumps([to_json(experiment), earlier and earlier.name], sort_keys=True)
+    metrics, figures = reused.results.get(key, ({}, []))
+    if not metrics or (with_figures and not figures):
+        metrics, figures = _result(experiment, reused, with_figures, earlier)
+        reused.results[key] = metrics, figures
+    return metrics, figures if with_figures else []
+
+
+def _result(
     experiment: Experiment,
     reused: _Reused,
     with_figures: bool,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
+import pytest
 
 from jaxcog import experiments, reproduce
-from jaxcog.claim import Margin, Wins
-from jaxcog.config import override
+from jaxcog.claim import Claim, Margin, Wins
+from jaxcog.config import Experiment, override
+from jaxcog.training.progress import Silent
 
 VALUES = {"on": {"mAP": np.array([[3.0, 2.0, 5.0]])}, "off": {"mAP": np.array([[1.0, 2.5, 1.5]])}}
 
@@ -48,3 +53,22 @@ def test_variants_share_their_data():
     first = reused.load(base)
     assert reused.load(override(base, {"task.mixstyle.p": 0.0})) is first
     assert reused.load(override(base, {"data.target": "c"})) is not first
+
+
+def test_claims_share_equal_runs(monkeypatch: pytest.MonkeyPatch):
+    made = []
+
+    def result(experiment: Experiment, reused: Any, with_figures: bool, earlier: None) -> Any:
+        made.append((experiment.task.mixstyle.p, experiment.train.seed))
+        return {"accuracy": float(len(made))}, ["a picture"] if with_figures else []
+
+    monkeypatch.setattr(reproduce, "_result", result)
+    off, weak = ({"task.mixstyle.p": p} for p in (0.0, 0.1))
+    first = Claim("one", "mixstyle/digits", {"off": off, "on": {}}, ("accuracy",), seeds=2)
+    second = dataclasses.replace(first, variants={"weak": weak, "on": {}}, shown="weak")
+    third = dataclasses.replace(first, variants={"on": {}, "weak": weak, "off": off})
+    reused = reproduce._Reused()
+    one, two, three = (reproduce._run(x, Silent(), True, reused) for x in (first, second, third))
+    assert len(made) == len({*made}) + 1 == 7  # "off" of seed 0 once more, for its pictures
+    np.testing.assert_array_equal(one.values["on"]["accuracy"], two.values["on"]["accuracy"])
+    assert one.figures == two.figures == three.figures == ["a picture"]
