@@ -33,7 +33,7 @@ class EqualConv(nn.Module):
         bias = self.param("bias", _ZEROS, (self.features,))
         x = ops.reflect_pad(x.astype(self.dtype), 0 if self.valid else self.kernel // 2)
         scaled = (kernel * ops.equalized_scale(shape)).astype(self.dtype)
-        return ops.conv2d(x, scaled, stride=self.stride) + bias.astype(self.dtype)
+        return ops.conv2d(x, scaled, self.stride) + bias.astype(self.dtype)
 
 
 class EqualDense(nn.Module):

@@ -7,6 +7,7 @@ blur. Sums of squares and roots are taken in float32 whatever the arithmetic's t
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -59,26 +60,93 @@ def reflect_pad(x: jax.Array, width: int) -> jax.Array:
     return x
 
 
-def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
-    """Cross-correlation without padding: [B, H, W, Cin], [k, k, Cin, Cout]."""
+def _correlate(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
+def _for_kernel(x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int) -> jax.Array:
+    """What the gradient of `_correlate`'s output is for its kernel."""
+    return jax.vjp(lambda kernel: _correlate(x, kernel, stride), kernel)[1](gradient)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _for_input(x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int) -> jax.Array:
+    """What it is for the input x, of which the type alone counts."""
+    return jax.vjp(lambda x: _correlate(x, kernel, stride), x)[1](gradient)[0]
+
+
+def _for_input_forward(
+    x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _for_input(x, kernel, gradient, stride), (kernel, gradient)
+
+
+def _for_input_backward(
+    stride: int, saved: tuple[jax.Array, jax.Array], second: jax.Array
+) -> tuple[None, jax.Array, jax.Array]:
+    kernel, gradient = saved
+    of_kernel = _for_kernel(second, kernel, gradient, stride)
+    return None, of_kernel, _correlate(second, kernel, stride)
+
+
+_for_input.defvjp(_for_input_forward, _for_input_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Cross-correlation without padding: [B, H, W, Cin], [k, k, Cin, Cout], of one dtype.
+
+    The gradients, and theirs, are those of `lax.conv_general_dilated`, but the derivative of the
+    input's gradient with respect to the kernel, which R1 needs, is written as a kernel's gradient.
+    JAX writes a reversed convolution, for which XLA's CPU compiler has nothing but plain loops: R1
+    takes six times as long. Forward-mode differentiation is not supported.
+    """
+    return _correlate(x, kernel, stride)
+
+
+def _conv2d_forward(
+    x: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return conv2d(x, kernel, stride), (x, kernel)
+
+
+def _conv2d_backward(
+    stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    of_x = _for_input(x, kernel, gradient, stride)
+    return of_x, _for_kernel(x, kernel, gradient, stride)
+
+
+conv2d.defvjp(_conv2d_forward, _conv2d_backward)
+
+
+@jax.custom_vjp
 def binomial_blur(x: jax.Array) -> jax.Array:
     """Each channel with outer([1, 2, 1], [1, 2, 1]) / 16; zeros outside; same shape.
 
-    As shifted sums, one axis after the other: a depthwise convolution of three by three is slow on
-    every accelerator.
+    As shifted sums: a depthwise convolution of three by three is slow on every accelerator. The
+    filter is symmetric, so the gradient is blurred likewise.
     """
     for axis in (1, 2):
         size = x.shape[axis]
-        padding = [(1, 1) if i == axis else (0, 0) for i in range(4)]
-        padded = jnp.pad(x, padding)
-        before, after = (jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in (0, 2))
+        padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)])
+        before, after = (jax.lax.slice_in_dim(padded, at, at + size, axis=axis) for at in (0, 2))
         x = 0.5 * x + 0.25 * (before + after)
     return x
+
+
+def _blur_forward(x: jax.Array) -> tuple[jax.Array, None]:
+    return binomial_blur(x), None
+
+
+def _blur_backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+    return (binomial_blur(gradient),)
+
+
+binomial_blur.defvjp(_blur_forward, _blur_backward)
 
 
 def upsample(x: jax.Array) -> jax.Array:

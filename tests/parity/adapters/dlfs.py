@@ -381,7 +381,7 @@ def generator(golden: Golden) -> None:
 
 
 def conv2d_as_products(
-    x: jax.Array, kernel: jax.Array, *, stride: int = 1, positions: int | None = None
+    x: jax.Array, kernel: jax.Array, stride: int = 1, *, positions: int | None = None
 ) -> jax.Array:
     """`ops.conv2d` as matrix products.
 
@@ -506,7 +506,8 @@ def loss_terms(golden: Golden) -> None:
         terms = losses.generator_losses(passes, codes, source, target, weights_of(ctor))
         return sum(terms.values()), terms
 
-    (total, terms), gradients = jax.value_and_grad(generator_total, has_aux=True)(passes)
+    found = jax.jit(jax.value_and_grad(generator_total, has_aux=True))(passes)
+    (total, terms), gradients = found
     golden.check("out/G_total", total)
     for name, ours in (
         ("adv", "adversarial"),
@@ -526,7 +527,7 @@ def loss_terms(golden: Golden) -> None:
         real = losses.selected_class_gan(logits, source, real=True)
         return fake + real, (fake, real)
 
-    gradient, (fake, real) = jax.grad(fake_and_real, has_aux=True)(passes["logits"])
+    gradient, (fake, real) = jax.jit(jax.grad(fake_and_real, has_aux=True))(passes["logits"])
     golden.check("out/D_fake", fake)
     golden.check("out/D_real", real)
     golden.check("grad/D_fake_plus_D_real/logits_fake", maybe_nchw(gradient))
@@ -550,14 +551,22 @@ def _small_discriminator(golden: Golden, source: jax.Array, target: jax.Array) -
             gamma=golden.meta["ctor"]["lambda_r1"],
         )
 
-    terms = jax.jit(terms_of)(params)
+    def gradient_of(params: Any, *terms: str) -> Any:
+        return jax.grad(lambda params: sum(terms_of(params)[name] for name in terms))(params)
+
+    @jax.jit  # one program: the passes through the network are compiled once
+    def everything(params: Any) -> Any:
+        logits = [model.discriminate(arch, params, x) for x in (real, fake)]
+        by_r1, by_gan = gradient_of(params, "r1"), gradient_of(params, "fake", "real")
+        return terms_of(params), logits, by_r1, by_gan
+
+    terms, logits, by_r1, by_gan = everything(params)
     for theirs, ours in (("loss_fake", "fake"), ("loss_real", "real"), ("r1", "r1")):
         golden.check(f"out/D/{theirs}", terms[ours])
-    for name, x in (("real", real), ("fake", fake)):
-        golden.check(f"out/D/logits_{name}", maybe_nchw(model.discriminate(arch, params, x)))
-    by_r1 = jax.jit(jax.grad(lambda p: terms_of(p)["r1"]))(params)
+    for name, ours in zip(("real", "fake"), logits, strict=True):
+        golden.check(f"out/D/logits_{name}", maybe_nchw(ours))
     _check_parameter_gradients(golden, "grad/D/r1/", table, by_r1, weights)
-    by_all = jax.jit(jax.grad(lambda p: sum(terms_of(p).values())))(params)
+    by_all = jax.tree.map(jnp.add, by_r1, by_gan)
     _check_parameter_gradients(golden, "grad/D/total/", table, by_all, weights)
 
 

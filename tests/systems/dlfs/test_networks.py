@@ -43,6 +43,20 @@ def parameters(arch: model.Architecture, size: int) -> Any:
     return jax.tree.map(lambda x: random.normal(size=x.shape).astype(np.float32), struct)
 
 
+def test_fresh_weights_are_normal_and_biases_zero():
+    """One draw for all arrays; what it gives has the structure that the modules ask for."""
+    fresh = jax.jit(partial(model.init_generator, ARCH, size=16))(jax.random.key(0))
+    image, code = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, ARCH.code_length))
+    asked = jax.eval_shape(model.Generator(ARCH).init, jax.random.key(0), image, code)["params"]
+    assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, asked)
+    arrays = dict(flattened(fresh))
+    assert {name.rpartition("/")[2] for name in arrays} == {"kernel", "bias"}
+    assert not any(np.any(x) for name, x in arrays.items() if name.endswith("bias"))
+    drawn = np.concatenate([np.ravel(x) for name, x in arrays.items() if name.endswith("kernel")])
+    assert len(np.unique(drawn)) > 0.99 * len(drawn)
+    np.testing.assert_allclose([drawn.mean(), drawn.std()], [0, 1], atol=0.05)
+
+
 @pytest.fixture(scope="module")
 def layer() -> tuple[jax.Array, ...]:
     """x, kernel, bias and style of a modulated convolution."""
@@ -73,12 +87,41 @@ def test_cost_of_shared_and_grouped_kernels():
     assert all(cost.flops > multiplied and cost.bytes_accessed > 0 for cost in found.values())
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_has_the_gradients_of_laxs_and_theirs(stride: int):
+    x, kernel, direction = normal(0, 2, 6, 5, 3), normal(1, 3, 3, 3, 4), normal(2, 2, 6, 5, 3)
+
+    def lax(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def ours(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return ops.conv2d(x, kernel, stride)
+
+    def first_and_second(conv: Any) -> Any:
+        def value(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jnp.sum(conv(x, kernel) ** 3)
+
+        def penalty(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.square(jax.grad(value)(x, kernel)) * direction)
+
+        both = (jax.grad(f, argnums=(0, 1)) for f in (value, penalty))
+        return jax.jit(lambda *args: [gradient(*args) for gradient in both])(x, kernel)
+
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-2)
+    jax.tree.map(close, first_and_second(ours), first_and_second(lax))
+
+
 def test_blur_is_the_depthwise_filter():
     x = np.asarray(normal(0, 1, 5, 6, 2))
     kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     want = sum(kernel[i, j] * padded[:, i : i + 5, j : j + 6] for i in range(3) for j in range(3))
     np.testing.assert_allclose(jax.jit(ops.binomial_blur)(x), want, atol=1e-6)
+    weight = np.asarray(normal(1, 1, 5, 6, 2))
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(ops.binomial_blur(x) * weight)))(x)
+    np.testing.assert_allclose(gradient, ops.binomial_blur(weight), atol=1e-6)
 
 
 def test_reflection_leaves_the_edge_out():
