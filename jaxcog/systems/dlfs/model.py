@@ -13,6 +13,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcog.nn.forward import forward
 from jaxcog.nn.precision import at_least_float32
@@ -300,12 +301,28 @@ Params = Mapping[str, Any]
 def init_generator(arch: Architecture, key: jax.Array, size: int) -> Params:
     """Fresh parameters for images [size, size, 3]."""
     code = jnp.zeros((1, arch.code_length))
-    return Generator(arch).init(key, jnp.zeros((1, size, size, 3)), code)["params"]
+    return _drawn(Generator(arch), key, jnp.zeros((1, size, size, 3)), code)
 
 
 def init_discriminator(arch: Architecture, key: jax.Array, size: int) -> Params:
     """Fresh parameters for images [size, size, 3]."""
-    return AgeDiscriminator(arch).init(key, jnp.zeros((1, size, size, 3)))["params"]
+    return _drawn(AgeDiscriminator(arch), key, jnp.zeros((1, size, size, 3)))
+
+
+def _drawn(module: nn.Module, key: jax.Array, *args: jax.Array) -> Params:
+    """What `module.init` gives: weights N(0, 1), biases 0; but from one draw for all weights.
+
+    A draw of its own for each of so many arrays takes longer to compile than the training step.
+    """
+    struct = jax.eval_shape(module.init, key, *args)["params"]
+    leaves, tree = jax.tree_util.tree_flatten_with_path(struct)
+    weights = [leaf.size for path, leaf in leaves if path[-1].key == "kernel"]
+    drawn = iter(jnp.split(jax.random.normal(key, (sum(weights),)), np.cumsum(weights)[:-1]))
+    fresh = [
+        next(drawn).reshape(leaf.shape) if path[-1].key == "kernel" else jnp.zeros(leaf.shape)
+        for path, leaf in leaves
+    ]
+    return jax.tree.unflatten(tree, fresh)
 
 
 def encode(arch: Architecture, params: Params, x: jax.Array) -> Features:
