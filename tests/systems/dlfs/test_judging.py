@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,11 +12,12 @@ import pytest
 
 from jaxcog import experiments
 from jaxcog.config import override
-from jaxcog.errors import ConfigError
+from jaxcog.errors import CheckpointError, ConfigError
 from jaxcog.show import Animation, Gallery
 from jaxcog.systems.dlfs import judging, metrics
-from jaxcog.training import sharding
-from jaxcog.training.program import assemble
+from jaxcog.training import checkpoint, sharding, start
+from jaxcog.training.program import Program, assemble
+from jaxcog.training.progress import Silent
 
 
 def test_frechet_distance_of_known_distributions():
@@ -88,10 +91,32 @@ def test_other_data_is_refused():
         assemble(TINY, data.describe(), sharding.abstract_mesh(TINY.mesh, 1))
 
 
-def test_predictions_are_strips_and_films():
-    program = assemble(TINY, TINY.data.describe(), sharding.make_mesh(TINY.mesh, jax.devices()[:1]))
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return assemble(TINY, TINY.data.describe(), sharding.make_mesh(TINY.mesh, jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module")
+def state(program: Program) -> Any:
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), program.state_struct)
+
+
+def test_a_checkpoint_with_another_order_of_classes(program: Program, state: Any, tmp_path: Path):
+    """Strips and films show the classes in order: another order is named, with the remedy."""
+    splits = TINY.data.load()
+    meta = start.fresh_meta(program, splits)
+    backwards = {**meta, "classes": meta["classes"][::-1]}
+    checkpoint.save_tree(tmp_path, state, backwards, step=1)
+    saved = checkpoint.Checkpoints(tmp_path / "checkpoints", keep_last=1, best=None)
+    with pytest.raises(CheckpointError) as error:
+        start.begin(program, splits, saved, Silent())
+    saved.close()
+    assert "differ from class 0 on (['thick'] there, ['thin'] here)" in str(error.value)
+    assert "use the same data, or train anew" in str(error.value)
+
+
+def test_predictions_are_strips_and_films(program: Program, state: Any):
     task = dataclasses.replace(TINY.task, traversal_step=0.5).build(program.setting)
-    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), program.state_struct)
     photo = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     strip, film = task.predict(state, [photo], ["a/face.png"])
     assert isinstance(strip, Gallery)
