@@ -52,7 +52,9 @@ def experiment() -> Experiment:
 
 def tiny() -> Experiment:
     full = experiment()
-    train = dataclasses.replace(full.train, duration="4 steps", checkpoint_every="2 steps")
+    train = dataclasses.replace(
+        full.train, duration="4 steps", batch_size=8, checkpoint_every="2 steps"
+    )
     task = dataclasses.replace(  # few layers: compiling takes longer than four steps
         full.task,
         width=4,

@@ -33,17 +33,10 @@ def report(
         for index in _spread(labels, arch.num_classes):
             strip = infer.age_strip(arch, params, jnp.asarray(images[index]))
             name = class_names[int(labels[index])]
-            rows.append(
-                (
-                    f"from {name}",
-                    [_picture(images[index], f"input ({name})"), *_named(strip, class_names)],
-                )
-            )
+            row = [_picture(images[index], f"input ({name})"), *_named(strip, class_names)]
             if truth is not None:
-                true = infer.to_uint8(truth[index])
-                rows.append(
-                    ("the truth", [_picture(images[index], ""), *_named(true, class_names)])
-                )
+                row += _named(infer.to_uint8(truth[index]), [f"true {one}" for one in class_names])
+            rows.append((f"from {name}", row))
         shown: list[Figure] = [Gallery("One face at every age", rows)]
         counts = np.asarray(results["test"]["ages"].compute(), np.float64)
         return [
@@ -61,10 +54,11 @@ def report(
 
 
 def _spread(labels: np.ndarray, classes: int) -> list[int]:
-    """Some examples of each class in turn."""
+    """Some examples of each class in turn, not at the same places: those may be the same face."""
     by_class = [np.flatnonzero(labels == index) for index in range(classes)]
-    turns = [int(rows[k]) for k in range(_FACES) for rows in by_class if k < len(rows)]
-    return turns[:_FACES]
+    present = [rows for rows in by_class if len(rows)]
+    turns = [present[k % len(present)] for k in range(min(_FACES, len(labels)))]
+    return [int(rows[k % len(rows)]) for k, rows in enumerate(turns)]
 
 
 def _picture(image: np.ndarray, caption: str) -> Picture:
