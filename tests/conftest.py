@@ -35,3 +35,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="accept the resolved configs as they are now (tests/configs)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The default suite compiles hundreds of tiny programs that run a few times: without XLA's
+    # optimisations, in a quarter of the time. Slow tests compute, so they keep them.
+    if config.option.markexpr == "not slow" and "xla_backend_opt" not in os.environ["XLA_FLAGS"]:
+        quick = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+        if jax.__version_info__ < (0, 11):  # XLA refuses flags that it does not know (any more)
+            quick.append("--xla_cpu_use_fusion_emitters=false")
+        os.environ["XLA_FLAGS"] = " ".join([os.environ["XLA_FLAGS"], *quick])

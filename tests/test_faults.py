@@ -35,6 +35,7 @@ from jaxcog.training.progress import Silent
 from jaxcog.training.writers import read_metrics
 from jaxcog.trees import by_path
 from tests.data.datasets import raw as make
+from tests.multiprocess.processes import xla_flags
 
 SYSTEMS = sorted({name.split("/")[0] for name in experiments.names()})
 OTHERS = [system for system in SYSTEMS if system != "orthohash"]
@@ -103,7 +104,7 @@ def command(system: str, workdir: Path) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    flags = "--xla_force_host_platform_device_count=1"
+    flags = xla_flags(1)
     return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
 

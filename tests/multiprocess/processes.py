@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -62,7 +63,7 @@ def run_processes(
     shared = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": xla_flags(devices),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "JAXCOG_COORDINATOR": f"127.0.0.1:{free_port()}",
         "JAXCOG_NUM_PROCESSES": str(n),
@@ -100,6 +101,12 @@ def run_processes(
         told = [f"process {i}: status {r.status}\n{r.out}\n{r.err}" for i, r in enumerate(results)]
         raise AssertionError("\n".join(told))
     return results
+
+
+def xla_flags(devices: int) -> str:
+    """This session's flags of XLA for a process with so many virtual devices."""
+    name = "--xla_force_host_platform_device_count"
+    return re.sub(rf"{name}=\d+", f"{name}={devices}", os.environ["XLA_FLAGS"])
 
 
 def free_port() -> int:

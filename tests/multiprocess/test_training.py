@@ -16,7 +16,7 @@ import pytest
 from jaxcog.training import checkpoint
 from jaxcog.training.writers import read_metrics
 from jaxcog.trees import by_path
-from tests.multiprocess.processes import ROOT, Signal, run_processes
+from tests.multiprocess.processes import ROOT, Signal, run_processes, xla_flags
 
 CONFIG = "orthohash/digits"
 LENGTH = ["--train.duration", "60 steps", "--train.checkpoint-every", "10 steps"]
@@ -27,7 +27,7 @@ def start(workdir: Path, devices: int = 1, *flags: str) -> subprocess.Popen:
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": xla_flags(devices),
         "PYTHONPATH": str(ROOT),
     }
     return subprocess.Popen(
