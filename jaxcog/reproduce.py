@@ -288,7 +288,9 @@ def _program_key(experiment: Experiment, info: DataInfo) -> str:
 
 
 def _size_or_value(fact: Any) -> Any:
-    """The length of collections of names, and anything else as a text."""
+    """The length of collections of names, the name of a function, anything else as a text."""
+    if callable(fact):  # bound to the data of one seed, perhaps
+        return getattr(fact, "__qualname__", type(fact).__qualname__)
     numbers = isinstance(fact, tuple) and all(isinstance(x, int | float) for x in fact)
     sized = isinstance(fact, Collection) and not isinstance(fact, str) and not numbers
     return len(fact) if sized else str(fact)

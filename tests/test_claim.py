@@ -47,6 +47,14 @@ def test_runs_share_a_program_unless_their_task_differs():
     assert len({key(changes) for changes in ({}, *others)}) == 4
 
 
+def test_what_data_can_compute_names_no_program():
+    keys = set()
+    for seed in (0, 1):
+        experiment = override(experiments.load("brivl/digits").experiment(), {"data.seed": seed})
+        keys.add(reproduce._program_key(experiment, experiment.data.load().info))
+    assert len(keys) == 1
+
+
 def test_variants_share_their_data():
     reused = reproduce._Reused()
     base = experiments.load("mixstyle/digits").experiment()
