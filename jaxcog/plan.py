@@ -25,6 +25,11 @@ _WITHOUT_COMPILER = (
     "no TPU compiler is installed: memory is what state and batch take, without activations, "
     "and time and traffic are unknown. `pip install 'jaxcog[tpu]'` (no TPU needed) adds them"
 )
+_NO_TEXT = (
+    "the compiled program cannot be read: JAX does not know an instruction that this TPU compiler "
+    "uses. Memory is the compiler's; FLOPs are those of matrix products and convolutions as "
+    "written; time and traffic are unknown"
+)
 _TIME = (
     "estimated_step_seconds: the compiler's cycles over the clock, plus the collectives that "
     "nothing overlaps at the links' full rate (or the state's way through memory, if longer); it "
@@ -183,7 +188,22 @@ def _measured(
     program: Program, slice_: topology.Topology, config: str, compiled: Any, written: float
 ) -> PlanReport:
     chip = slice_.chip
-    found = costs.costs(compiled.as_text())
+    memory = compiled_bytes(compiled)
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        return PlanReport(
+            method="tpu-aot",
+            fits=memory <= chip.hbm_bytes,
+            hbm_bytes_per_chip=memory,
+            flops_per_chip=written,
+            estimated_step_seconds=None,
+            estimated_mfu=None,
+            collective_bytes=None,
+            notes=(_NO_TEXT,),
+            **_common(program, slice_, config),
+        )
+    found = costs.costs(text)
     # XLA's own count holds every operation, but a loop's body once.
     flops = compiled.cost_analysis()["flops"] + found.flops - found.flops_once
     alone = found.transfer_seconds(chip.ici_bandwidth, slice_.chips, overlapped=False)
@@ -191,7 +211,6 @@ def _measured(
     sizes = compiled.memory_analysis()
     moved = (sizes.argument_size_in_bytes + sizes.output_size_in_bytes) / chip.hbm_bandwidth
     seconds = max(found.cycles / chip.clock_hz + alone, beside, moved)
-    memory = compiled_bytes(compiled)
     counts = ", ".join(f"{count} {kind}" for kind, count in found.collective_counts().items())
     notes = [_TIME, f"collectives per step: {counts or 'none'}"]
     if written and abs(flops / written - 1) > 0.05:

@@ -74,9 +74,10 @@ def save_figures(
 ) -> list[Path]:
     """Writes each figure under a name made from its title, and index.html with all of them.
 
-    Galleries, matrices, curves and histograms become .png, animations .gif, tables .md and .json;
-    files keep their own names. Existing files of the same names are replaced. `pages` are links at
-    the top, (text, address). Returns the paths written, index.html last.
+    Galleries, matrices, curves and histograms become .png, animations .gif (and .mp4 with the extra
+    `jaxcog[video]`), tables .md and .json; files keep their own names. Existing files of the same
+    names are replaced. `pages` are links at the top, (text, address). Returns the paths written,
+    index.html last.
 
     Raises:
       ValueError: a picture that is not uint8 [H, W, 3], or two files of one name.
@@ -167,7 +168,9 @@ def _files(figure: Figure) -> dict[str, bytes]:
     if isinstance(figure, Animation):
         what = f'animation "{figure.title}"'
         speed = figure.frames_per_second
-        return {".gif": draw.gif_bytes(figure.frames, speed, _SAVED_ANIMATION_SIDE, what)}
+        gif = draw.gif_bytes(figure.frames, speed, _SAVED_ANIMATION_SIDE, what)
+        film = draw.mp4_bytes(figure.frames, speed, _SAVED_ANIMATION_SIDE)
+        return {".gif": gif} | ({".mp4": film} if film else {})
     if isinstance(figure, Table):
         return {".md": markdown(figure).encode(), ".json": _json(figure).encode()}
     raise TypeError(f"not a figure of jaxcog.show: {type(figure).__name__}")

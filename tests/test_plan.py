@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from jaxcog.config import Experiment, Mesh, Train
 from jaxcog.errors import ConfigError
 from jaxcog.planning import topology
 from jaxcog.task import DataInfo, Task
+from jaxcog.training import sharding
+from jaxcog.training.program import assemble
 
 CONTRACT = {
     "fits",
@@ -137,6 +140,25 @@ def test_what_cannot_fit_is_known_without_a_compiler():
 def test_bad_input(name, changes, why):
     with pytest.raises(ConfigError, match=why):
         planning.plan(experiment(**changes), name)
+
+
+def test_a_program_that_cannot_be_read_still_has_its_memory():
+    class Unreadable:
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: async-update instruction")
+
+        def memory_analysis(self):
+            names = ("argument", "output", "alias", "temp", "generated_code")
+            return types.SimpleNamespace(**{f"{name}_size_in_bytes": 2**30 for name in names})
+
+    slice_ = topology.parse("v5p:2x2x2")
+    made = experiment()
+    program = assemble(made, made.data.describe(), sharding.abstract_mesh(made.mesh, slice_.chips))
+    report = planning._measured(program, slice_, "standin/rows", Unreadable(), written=5.0)
+    assert report.fits
+    assert report.hbm_bytes_per_chip == 3 * 2**30
+    assert report.flops_per_chip == 5.0
+    assert "cannot be read" in report.text()
 
 
 def test_out_of_memory_messages():

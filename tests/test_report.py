@@ -311,9 +311,22 @@ def test_small_pictures_grow_by_whole_factors_and_large_ones_shrink():
     assert len(large["src"]) < 400 * 2000
 
 
+def test_films(tmp_path):
+    av = pytest.importorskip("av", reason="films need the extra: jaxcog[video]")
+    frames = np.zeros((9, 21, 15, 3), np.uint8)
+    frames[5:] = 255
+    paths = report.save_figures([show.Animation("Ages", frames, 8)], tmp_path)
+    assert [path.name for path in paths] == ["ages.gif", "ages.mp4", "index.html"]
+    with av.open(tmp_path / "ages.mp4") as film:
+        seen = [frame.to_ndarray(format="rgb24").mean() for frame in film.decode(video=0)]
+    assert [mean > 128 for mean in seen] == [False] * 5 + [True] * 4
+
+
 def test_saved_files(tmp_path):
     figures = [*all_figures(), show.Table("per CLASS!", ["a"], [[float("nan")]])]
     paths = report.save_figures(figures, tmp_path / "out" / "deep")
+    films = [p for p in paths if p.suffix == ".mp4"]
+    paths = [p for p in paths if p not in films]
     assert [p.name for p in paths] == [
         "nearest.png",
         "confusion.png",
@@ -326,9 +339,7 @@ def test_saved_files(tmp_path):
         "per-class-2.json",
         "index.html",
     ]
-    assert sorted(p.name for p in (tmp_path / "out" / "deep").iterdir()) == sorted(
-        p.name for p in paths
-    )
+    assert sorted((tmp_path / "out" / "deep").iterdir()) == sorted([*paths, *films])
     for path in paths[:4]:
         with Image.open(path) as image:
             assert image.format == "PNG"

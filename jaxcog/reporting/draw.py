@@ -1,9 +1,10 @@
-"""Pictures as files: PNG and GIF bytes, sizes to show them at, contact sheets of galleries."""
+"""Pictures as files: PNG, GIF and MP4 bytes, sizes to show them at, contact sheets of galleries."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -86,6 +87,26 @@ def gif_bytes(frames: np.ndarray, frames_per_second: float, side: int, what: str
     images[0].save(
         out, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0, disposal=1
     )
+    return out.getvalue()
+
+
+def mp4_bytes(frames: np.ndarray, frames_per_second: float, side: int) -> bytes | None:
+    """The same frames as an H.264 film; None without PyAV (the extra `jaxcog[video]`)."""
+    try:
+        import av
+    except ImportError:
+        return None
+    height, width = shown_size(frames.shape[1], frames.shape[2], side)
+    height, width = height + height % 2, width + width % 2  # halved colours need even sides
+    out = io.BytesIO()
+    rate = Fraction(frames_per_second).limit_denominator(1000)
+    with av.open(out, "w", format="mp4") as film:
+        stream = film.add_stream("libx264", rate=rate, options={"crf": "18"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        for frame in frames:
+            picture = resized(Image.fromarray(frame), height, width)
+            film.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        film.mux(stream.encode())
     return out.getvalue()
 
 
