@@ -212,6 +212,7 @@ def import_torch(
     program = assemble(experiment, experiment.data.describe(), mesh, trains=False)
     if program.task.import_names is None:
         raise ConfigError(f"{name} has no table of official names: nothing can be imported")
+    tensors = read.read_checkpoint(file)  # before a large state is made
     state = program.init(program.root_key())
     origin = experiment.train.start_from
     if origin is None:
@@ -219,7 +220,6 @@ def import_torch(
     else:
         state = start.start_from(program, state, origin, Silent())
     weights = {part: state[part] for part in program.task.import_parts if part in state}
-    tensors = read.read_checkpoint(file)
     tables = program.task.import_names
     tables = tables if isinstance(tables, tuple) else (tables,)
     table = importer.choose_table(tensors, tables, weights)

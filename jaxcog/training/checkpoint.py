@@ -13,6 +13,7 @@ import concurrent.futures
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -460,7 +461,18 @@ def _remove_unfinished(directory: epath.Path) -> None:
     if directory.exists():
         for entry in directory.iterdir():
             if ".orbax-checkpoint-tmp" in entry.name:
-                entry.rmtree(missing_ok=True)
+                _remove_while_written(entry)
+
+
+def _remove_while_written(folder: epath.Path) -> None:
+    """Removes a folder to which threads of a failed write may still be adding files."""
+    for _ in range(20):
+        try:
+            folder.rmtree(missing_ok=True)
+            return
+        except OSError:
+            time.sleep(0.1)
+    _log.warning("%s could not be removed; it is no checkpoint, and may be deleted", folder)
 
 
 def _described(tree: Tree) -> dict[str, str]:
