@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,9 @@ def inner_adapt(
     return params, seen
 
 
-class TaskNoise(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TaskNoise:
     """The randomness of one task; one entry an inner step. transform: None: no layers."""
 
     inner: tuple[PassNoise | None, ...]
