@@ -26,10 +26,14 @@ _WITHOUT_COMPILER = (
     "and time and traffic are unknown. `pip install 'jaxcog[tpu]'` (no TPU needed) adds them"
 )
 _NO_TEXT = (
-    "the compiled program cannot be read: JAX does not know an instruction that this TPU compiler "
-    "uses. Memory is the compiler's; FLOPs are those of matrix products and convolutions as "
-    "written; time and traffic are unknown"
+    "the compiled program cannot be read ({}). Memory is the compiler's; FLOPs are those of matrix "
+    "products and convolutions as written; time and traffic are unknown"
 )
+_UNKNOWN: dict[str, Any] = {
+    "estimated_step_seconds": None,
+    "estimated_mfu": None,
+    "collective_bytes": None,
+}
 _TIME = (
     "estimated_step_seconds: the compiler's cycles over the clock, plus the collectives that "
     "nothing overlaps at the links' full rate (or the state's way through memory, if longer); it "
@@ -129,9 +133,7 @@ def abstract_plan(program: Program, slice_: topology.Topology, config: str) -> P
         fits=False if least > slice_.chip.hbm_bytes else None,
         hbm_bytes_per_chip=least,
         flops_per_chip=_written_flops(program) / slice_.chips,
-        estimated_step_seconds=None,
-        estimated_mfu=None,
-        collective_bytes=None,
+        **_UNKNOWN,
         notes=(_WITHOUT_COMPILER,),
         **_common(program, slice_, config),
     )
@@ -152,9 +154,7 @@ def compiled_plan(program: Program, slice_: topology.Topology, config: str) -> P
             fits=False,
             hbm_bytes_per_chip=needed or None,
             flops_per_chip=written,
-            estimated_step_seconds=None,
-            estimated_mfu=None,
-            collective_bytes=None,
+            **_UNKNOWN,
             notes=(
                 f"the compiler ran out of memory: {str(error).splitlines()[0]}",
                 "use more chips, a smaller batch, bfloat16, mesh.fsdp or accumulated gradients",
@@ -191,16 +191,14 @@ def _measured(
     memory = compiled_bytes(compiled)
     try:
         text = compiled.as_text()
-    except jax.errors.JaxRuntimeError:
+    except jax.errors.JaxRuntimeError as error:  # an instruction that JAX does not know, perhaps
         return PlanReport(
             method="tpu-aot",
             fits=memory <= chip.hbm_bytes,
             hbm_bytes_per_chip=memory,
             flops_per_chip=written,
-            estimated_step_seconds=None,
-            estimated_mfu=None,
-            collective_bytes=None,
-            notes=(_NO_TEXT,),
+            **_UNKNOWN,
+            notes=(_NO_TEXT.format(str(error).splitlines()[0]),),
             **_common(program, slice_, config),
         )
     found = costs.costs(text)

@@ -158,7 +158,7 @@ def test_a_program_that_cannot_be_read_still_has_its_memory():
     assert report.fits
     assert report.hbm_bytes_per_chip == 3 * 2**30
     assert report.flops_per_chip == 5.0
-    assert "cannot be read" in report.text()
+    assert "cannot be read (INTERNAL: async-update instruction)" in report.text()
 
 
 def test_out_of_memory_messages():

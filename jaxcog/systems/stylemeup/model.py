@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxcog.losses.contrastive import unit
 from jaxcog.nn import inception
 from jaxcog.nn.conv_norm import Conv
+from jaxcog.nn.extremes import largest
 from jaxcog.nn.forward import forward
 from jaxcog.nn.initializers import Linear, torch_default_bias
 from jaxcog.nn.norm import instance_norm
@@ -155,8 +156,9 @@ class Backbone(nn.Module):
 
 def pooled(maps: jax.Array, how: Literal["max", "average"]) -> jax.Array:
     """[B, H, W, C] -> [B, C]."""
-    reduce = jnp.max if how == "max" else jnp.mean
-    return reduce(at_least_float32(maps), axis=(1, 2)).astype(maps.dtype)
+    positions = at_least_float32(maps).reshape(maps.shape[0], -1, maps.shape[-1])
+    reduce = largest if how == "max" else jnp.mean
+    return reduce(positions, axis=1).astype(maps.dtype)
 
 
 class Encoder(nn.Module):
