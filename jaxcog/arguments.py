@@ -101,6 +101,9 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     sub.add_argument(
         "--evaluation", action="store_true", help="also evaluation in batches and one at a time"
     )
+    sub.add_argument(
+        "--synthetic", action="store_true", help="on made-up batches: the step without its data"
+    )
     _add_all(sub, "the default config of every system")
     sub.add_argument("--tiny", action="store_true", help="the tiny variant")
     sub.add_argument("--json", action="store_true", help="as JSON")

@@ -24,7 +24,7 @@ from jaxcog.planning.hardware import peak_flops, size_text
 from jaxcog.planning.memory import compiled_bytes
 from jaxcog.task import State
 from jaxcog.training import evaluation, loop, sharding, start
-from jaxcog.training.program import Program
+from jaxcog.training.program import Program, assemble
 from jaxcog.training.progress import Silent
 from jaxcog.training.writers import MetricsWriter, StepLog
 
@@ -66,7 +66,8 @@ class BenchReport:
     examples_per_second: the global batch over step_seconds.
     flops_per_step: of the matrix products and convolutions of the step as written, all devices.
     mfu: of the devices' published bfloat16 peak; None where it is not known.
-    input_batches_per_second: the pipeline alone, without placing batches on devices.
+    input_batches_per_second: the pipeline alone, without placing batches on devices; None (as is
+      input_examples_per_second) on made-up batches.
     peak_memory_bytes: of the fullest device; peak_memory_source says whether the device counted it
       or it is what the compiler reserves for the step.
     loop_over_bare_step: the training loop's time per update (placing batches, reading and writing
@@ -87,8 +88,8 @@ class BenchReport:
     examples_per_second: float
     flops_per_step: int
     mfu: float | None
-    input_batches_per_second: float
-    input_examples_per_second: float
+    input_batches_per_second: float | None
+    input_examples_per_second: float | None
     peak_memory_bytes: int
     peak_memory_source: str
     loop_over_bare_step: float
@@ -103,6 +104,10 @@ class BenchReport:
     def text(self) -> str:
         """The same for a person: one line a figure, then the notes."""
         low, high = self.loop_over_bare_step_range
+        read = "not measured: made-up batches"
+        if self.input_batches_per_second is not None:
+            read = f"{self.input_batches_per_second:.2f} batches/s, "
+            read += f"{self.input_examples_per_second:.1f} examples/s"
         rows = [
             ("devices", f"{self.devices} x {self.device}"),
             ("batch size", f"{self.batch_size} (global)"),
@@ -115,11 +120,7 @@ class BenchReport:
             ("examples per second", f"{self.examples_per_second:.1f}"),
             ("FLOPs per step", f"{self.flops_per_step:.4g}"),
             ("MFU", "peak not known" if self.mfu is None else f"{self.mfu:.1%}"),
-            (
-                "input pipeline",
-                f"{self.input_batches_per_second:.2f} batches/s, "
-                f"{self.input_examples_per_second:.1f} examples/s",
-            ),
+            ("input pipeline", read),
             ("peak memory", f"{size_text(self.peak_memory_bytes)} ({self.peak_memory_source})"),
             ("loop / bare step", f"{self.loop_over_bare_step:.3f} ({low:.3f} to {high:.3f})"),
         ]
@@ -140,6 +141,7 @@ def bench(
     steps: int = 30,
     repeats: int = 5,
     with_evaluation: bool = False,
+    synthetic: bool = False,
 ) -> BenchReport:
     """Measures `experiment` from a fresh state; leaves nothing behind.
 
@@ -148,22 +150,35 @@ def bench(
       steps: updates to time one by one, and batches to time the pipeline with.
       repeats: pairs of blocks of `steps` updates that compare the loop with the bare step.
       with_evaluation: whether to compare evaluation in batches with one example at a time.
+      synthetic: whether to time the step on made-up batches of the data's shapes, so that no data
+        need be there: images of noise, and class 0 and token 0 throughout.
 
     Raises:
-      ConfigError: fewer than one step or repeat.
+      ConfigError: fewer than one step or repeat, or evaluation of made-up batches.
       UserError: as training would.
     """
     if steps < 1 or repeats < 1:
         raise ConfigError(f"steps={steps}, repeats={repeats}: both must be at least 1")
-    splits = experiment.data.load()
-    program = start.assemble_for(experiment, splits)
+    if synthetic and with_evaluation:
+        raise ConfigError("evaluation needs data: leave out either --synthetic or --evaluation")
+    splits: Splits | None = None
+    if synthetic:
+        mesh = sharding.make_mesh(experiment.mesh)
+        program = assemble(experiment, experiment.data.describe(), mesh)
+    else:
+        splits = experiment.data.load()
+        program = start.assemble_for(experiment, splits)
     key = program.root_key()
     flops = program_flops(program.train_step.trace(*_structs(program)).jaxpr)
     program, compile_seconds = program.compiled()
-    splits = start.embedded(program, program.init(key), splits)
-    held, batches_per_second = _input_pipeline(program, splits, steps)
+    rate = batches_per_second = None
+    if splits is None:
+        held = [_made_up(program)]
+    else:
+        splits = start.embedded(program, program.init(key), splits)
+        held, batches_per_second = _input_pipeline(program, splits, steps)
+        rate = _evaluation_rate(program, splits, repeats) if with_evaluation else None
 
-    rate = _evaluation_rate(program, splits, repeats) if with_evaluation else None
     state, times = _step_times(program, program.init(key), held, key, steps)
     ratios = _loop_ratios(program, state, held, key, steps, repeats)
     seconds = statistics.median(times)
@@ -185,7 +200,7 @@ def bench(
         flops_per_step=flops,
         mfu=flops / (seconds * peak * program.mesh.size) if peak else None,
         input_batches_per_second=batches_per_second,
-        input_examples_per_second=batches_per_second * batch_size,
+        input_examples_per_second=batches_per_second and batches_per_second * batch_size,
         peak_memory_bytes=memory,
         peak_memory_source=source,
         loop_over_bare_step=statistics.median(ratios),
@@ -218,6 +233,22 @@ def _input_pipeline(program: Program, splits: Splits, steps: int) -> tuple[list[
     finally:
         batches.close()
     return held, count / seconds
+
+
+def _made_up(program: Program) -> LocalBatch:
+    """A batch that no data set made, of the right shapes and types; this process's rows."""
+    rng = np.random.default_rng(0)
+
+    def draw(wanted: jax.ShapeDtypeStruct, where: jax.sharding.Sharding) -> np.ndarray:
+        shape = (len(sharding.local_rows(where, wanted.shape)), *wanted.shape[1:])
+        if wanted.dtype == np.uint8:
+            return rng.integers(0, 256, shape, np.uint8)
+        if np.issubdtype(wanted.dtype, np.floating):
+            return rng.random(shape, np.float32).astype(wanted.dtype)
+        return np.zeros(shape, wanted.dtype)  # valid as an index wherever anything is
+
+    arrays = jax.tree.map(draw, program.batch_struct, program.batch_shardings)
+    return LocalBatch(arrays, step=0, indices={}, sources={})
 
 
 def _step_times(
@@ -341,9 +372,9 @@ def _peak_memory(program: Program) -> tuple[int, str]:
     return compiled_bytes(program.train_step), "reserved by the compiled step"
 
 
-def _notes(program: Program, batches_per_second: float, seconds: float) -> tuple[str, ...]:
+def _notes(program: Program, batches_per_second: float | None, seconds: float) -> tuple[str, ...]:
     notes = []
-    if batches_per_second * seconds < 1:
+    if batches_per_second is not None and batches_per_second * seconds < 1:
         notes.append(
             f"the input pipeline ({batches_per_second:.2f} batches/s) is slower than the step "
             f"({1 / seconds:.2f}/s): training will wait for it; raise train.workers"

@@ -219,7 +219,13 @@ def _bench(args: argparse.Namespace, flags: list[str]) -> int:
     from jaxcog import bench
 
     name, experiment = _experiment(args, flags)
-    found = bench.bench(experiment, name=name, steps=args.steps, with_evaluation=args.evaluation)
+    found = bench.bench(
+        experiment,
+        name=name,
+        steps=args.steps,
+        with_evaluation=args.evaluation,
+        synthetic=args.synthetic,
+    )
     _show(args, found.to_json(), found.text())
     return 0
 
@@ -228,8 +234,11 @@ def _bench_all(args: argparse.Namespace, flags: list[str]) -> int:
     from jaxcog import overview
 
     _only_all(args, flags, "config")
-    rows = overview.bench_all(_reporter(), steps=args.steps, tiny=args.tiny)
-    command = f"jaxcog bench --all{' --tiny' if args.tiny else ''}"
+    rows = overview.bench_all(
+        _reporter(), steps=args.steps, tiny=args.tiny, synthetic=args.synthetic
+    )
+    chosen = "".join(f" --{flag}" for flag in ("tiny", "synthetic") if getattr(args, flag))
+    command = f"jaxcog bench --all{chosen}"
     _show_table(args, rows, overview.bench_table(rows, overview.provenance(command)))
     return 1 if any("error" in row for row in rows) else 0
 

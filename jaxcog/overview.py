@@ -230,13 +230,16 @@ def plan_table(rows: Sequence[Mapping[str, Any]], note: str = "") -> Table:
     return Table(title="Every config on its TPU slice", header=header, rows=cells, note=note)
 
 
-def bench_all(reporter: Reporter, *, steps: int, tiny: bool) -> list[dict[str, Any]]:
+def bench_all(
+    reporter: Reporter, *, steps: int, tiny: bool, synthetic: bool = False
+) -> list[dict[str, Any]]:
     """`bench --json` of every system's default config, or {"config", "error"}."""
     rows = []
     for system in reproduce.systems():
         name = experiments.default_of(system)
         reporter.say(name)
-        flags = ["--steps", str(steps), *(["--tiny"] if tiny else [])]
+        flags = ["--steps", str(steps)]
+        flags += [flag for flag, on in (("--tiny", tiny), ("--synthetic", synthetic)) if on]
         rows.append(_json_of(["bench", name, *flags]))
     return rows
 
@@ -250,6 +253,7 @@ def bench_table(rows: Sequence[Mapping[str, Any]], note: str = "") -> Table:
         if "error" in row:
             cells.append([row["config"], f"error: {row['error']}", *[""] * 8])
             continue
+        read = row["input_batches_per_second"]
         cells.append(
             [
                 row["config"],
@@ -259,7 +263,7 @@ def bench_table(rows: Sequence[Mapping[str, Any]], note: str = "") -> Table:
                 f"{row['step_seconds'] * 1e3:.4g} ms",
                 f"{row['examples_per_second']:.4g}",
                 "?" if row["mfu"] is None else f"{row['mfu']:.1%}",
-                f"{row['input_batches_per_second'] * row['step_seconds']:.3g}",
+                "?" if read is None else f"{read * row['step_seconds']:.3g}",
                 size_text(row["peak_memory_bytes"]),
                 f"{row['loop_over_bare_step']:.3f}",
             ]

@@ -14,7 +14,7 @@ import pytest
 from jaxcog.bench import bench
 from jaxcog.config import Experiment, Mesh, Train
 from jaxcog.data.types import ArraySource, Splits, Stream
-from jaxcog.errors import ConfigError
+from jaxcog.errors import ConfigError, DataError
 from jaxcog.task import DataInfo, Task
 
 KEYS = {
@@ -124,6 +124,19 @@ def test_evaluation_in_batches_and_one_at_a_time():
     assert rate.ratio_range[0] <= rate.ratio <= rate.ratio_range[1]
     assert rate.examples_per_second > 0
     assert "one at a time" in report.text()
+
+
+def test_made_up_batches_need_no_data(monkeypatch):
+    def missing(self):
+        raise DataError("not there")
+
+    monkeypatch.setattr(Rows, "load", missing)
+    report = bench(experiment(), steps=2, repeats=1, synthetic=True)
+    assert report.flops_per_step == 2 * (2 * 16 * 8 * 3)
+    assert report.input_batches_per_second is report.input_examples_per_second is None
+    assert "made-up" in report.text()
+    with pytest.raises(ConfigError, match="--synthetic"):
+        bench(experiment(), synthetic=True, with_evaluation=True)
 
 
 def test_a_slow_pipeline_is_named():
