@@ -15,7 +15,7 @@ from jaxcog.interop.names import NameTable, Report, Tensors, flattened, nested
 
 
 def choose_table(tensors: Tensors, tables: Sequence[NameTable], target_struct: Any) -> NameTable:
-    """The table that knows the most keys; among equals the one whose arrays fit the model best.
+    """The table with places in the model for the most keys; among equals, whose arrays fit best.
 
     A network's own checkpoint and the ImageNet weights that it starts from often share their names
     and differ in the size of the last layer, which the second one's table leaves out.
@@ -24,8 +24,10 @@ def choose_table(tensors: Tensors, tables: Sequence[NameTable], target_struct: A
 
     def misfit(table: NameTable) -> tuple[int, int]:
         tree, report = table.convert(tensors)
-        wrong = [path for path, x in flattened(tree) if want.get(path, x.shape) != x.shape]
-        return len(report.unused), len(wrong) + len(report.mismatched)
+        have = dict(flattened(tree))
+        placeless = have.keys() - want.keys()
+        wrong = [path for path in have.keys() & want.keys() if have[path].shape != want[path]]
+        return len(report.unused) + len(placeless), len(wrong) + len(report.mismatched)
 
     return min(tables, key=misfit)
 

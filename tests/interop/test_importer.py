@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxcog.errors import CheckpointError
-from jaxcog.interop.importer import import_checkpoint
+from jaxcog.interop.importer import choose_table, import_checkpoint
 from jaxcog.interop.names import NameTable, Rename, batch_norm, linear
 
 TABLE = NameTable(
@@ -84,3 +84,16 @@ def test_every_difference_is_in_one_error():
         "extra",
     ):
         assert culprit in message
+
+
+def test_the_table_whose_keys_have_a_place_is_chosen():
+    """A stem in a Sequential ends with `bn1`, which is another layer where the stem is plain."""
+    deep = NameTable((*batch_norm("bn1", "bn3"), *batch_norm("bn2", "bn2")))
+    plain = NameTable(batch_norm(r"bn(\d)", r"bn\1"))
+    tensors = {
+        f"bn1.{name}": np.ones(4, np.float32)
+        for name in ("weight", "bias", "running_mean", "running_var")
+    }
+    norm = {"params": {"bn1": {"scale": struct(4), "bias": struct(4)}}}
+    norm["batch_stats"] = {"bn1": {"mean": struct(4), "var": struct(4)}}
+    assert choose_table(tensors, (deep, plain), norm) is plain
