@@ -24,7 +24,7 @@ def experiment() -> Experiment:
             objective=Objective(
                 weights=Weights(kl=0, self_=0, style=0, domain=0, triplet_full=0, reg=0)
             ),
-            inner=InnerLoop(lr=0.5, steps=1, adapt="encoder", remat=False),
+            inner=InnerLoop(lr=0.5, steps=1, adapt="encoder"),
             over="vmap",
             shots=(0, 1, 5, 10),
             optimizer=Optimizer("adam", lr=1e-3),

@@ -44,7 +44,7 @@ class InnerLoop:
     first_order: bool = False
     adapt: Adapted = "all"
     clip_norm: float | None = None
-    remat: bool = True
+    remat: bool = False
 
     def __post_init__(self) -> None:
         if not self.lr > 0 or self.steps < 0:
