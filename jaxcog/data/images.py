@@ -12,7 +12,9 @@ import dataclasses
 import io
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
+import jax
 import numpy as np
 from PIL import Image, ImageEnhance
 
@@ -22,6 +24,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
+Array = TypeVar("Array", np.ndarray, jax.Array)
 Step = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -127,11 +130,11 @@ def colour_jitter(
 
 
 def normalise(
-    image: np.ndarray,
+    image: Array,
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
-) -> np.ndarray:
-    """uint8 [..., C] -> float32, (image / 255 - mean) / std."""
+) -> Array:
+    """uint8 [..., C] -> float32, (image / 255 - mean) / std; of NumPy or of JAX."""
     offset, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
     return image * (1 / (255 * scale)) - offset / scale
 

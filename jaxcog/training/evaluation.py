@@ -9,6 +9,7 @@ import jax
 
 from jaxcog.data import pipeline, samples
 from jaxcog.data.types import Experience, Splits, Stream
+from jaxcog.data.unfinished import unfinished
 from jaxcog.metrics.state import merge
 from jaxcog.task import State
 from jaxcog.training import experience, sharding
@@ -60,6 +61,7 @@ def batches(
         return experience.episodes(program, state, stream)
     size = evaluation_batch(program.experiment, program.mesh)
     rows = sharding.local_rows(program.eval_shardings["mask"], (size,))
+    stream = unfinished(stream) if program.eval_finish else stream
     return pipeline.eval_batches(stream, batch_size=size, rows=rows)
 
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from jaxcog.config import Experiment, steps
 from jaxcog.data import pipeline
-from jaxcog.data.types import Experience, Splits
+from jaxcog.data.types import Experience, Splits, Stream
+from jaxcog.data.unfinished import common_finish, finish_of, unfinished
 from jaxcog.errors import CheckpointError, ConfigError
 from jaxcog.task import State
 from jaxcog.training import checkpoint, experience, sharding
@@ -59,6 +60,8 @@ def assemble_for(
         steps_per_epoch=pipeline.steps_per_epoch(splits, train.batch_size, train.seed),
         shares=shares_of(splits),
         trains=trains,
+        finish=finish_of(splits.train),
+        eval_finish=common_finish(splits.evaluation.values()),
     )
 
 
@@ -278,8 +281,15 @@ def batches(program: Program, splits: Splits, start_step: int, reporter: Reporte
             return {name: rows(shardings[name], structs[name]) for name in structs}
         return sharding.local_rows(shardings[first], structs[first].shape)
 
+    streams = splits.train
+    if program.finish:
+        streams = (
+            unfinished(streams)
+            if isinstance(streams, Stream)
+            else {name: unfinished(stream) for name, stream in streams.items()}
+        )
     return pipeline.train_batches(
-        splits.train,
+        streams,
         batch_size=train.batch_size,
         seed=train.seed,
         start_step=start_step,
