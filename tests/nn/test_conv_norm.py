@@ -66,3 +66,14 @@ def test_dropout_takes_whole_channels():
     assert set(np.unique(kept)) == {0.0, 2.0}
     assert (per_channel == per_channel[:, :1]).all()
     np.testing.assert_array_equal(Drop().apply({}, x, train=False), x)
+
+
+def test_several_maps_are_their_channels_side_by_side():
+    keys = jax.random.split(jax.random.key(0), 3)
+    maps = [jax.random.normal(k, (2, 5, 4, c)) for k, c in zip(keys, (3, 1, 4), strict=True)]
+    layer = Conv(6, 3)
+    variables = layer.init(jax.random.key(1), *maps)
+    expected = layer.apply(variables, jnp.concatenate(maps, axis=-1))
+    np.testing.assert_allclose(layer.apply(variables, *maps), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="groups"):
+        Conv(6, 3, groups=2).init(jax.random.key(1), *maps)

@@ -235,11 +235,9 @@ class ObjectContext(nn.Module):
             for i, scale in enumerate(self.scales)
         ]
         context = functools.reduce(jnp.add, contexts)
-        if self.concat:
-            context = jnp.concatenate([context, x.astype(self.dtype)], axis=-1)
         y = ConvNorm(
             features, use_bias=True, dtype=self.dtype, axis_name=self.axis_name, name="project"
-        )(context, train=train)
+        )(*([context, x] if self.concat else [context]), train=train)
         return dropout2d(y, self.dropout, train=train)
 
 
@@ -279,9 +277,7 @@ class ASPObjectContext(nn.Module):
             branches.append(layer(x, train=train))
         last = ConvNorm(self.features, name=f"b{len(self.dilations) + 1}", **shared)
         branches.append(last(x, train=train))
-        y = ConvNorm(self.features, name="project", **shared)(
-            jnp.concatenate(branches, axis=-1), train=train
-        )
+        y = ConvNorm(self.features, name="project", **shared)(*branches, train=train)
         return dropout2d(y, self.dropout, train=train)
 
 
@@ -328,16 +324,12 @@ class ASPP(nn.Module):
         shared = {"dtype": self.dtype, "axis_name": self.axis_name}
         mean = jnp.mean(at_least_float32(x), axis=(1, 2), keepdims=True).astype(self.dtype)
         pooled = ConvNorm(self.inner, name="conv1", **shared)(mean, train=train)
-        branches = [
-            jnp.broadcast_to(pooled, (*x.shape[:-1], self.inner)),
-            ConvNorm(self.inner, name="conv2", **shared)(x, train=train),
-        ]
+        # The mean stays one position: what a 1x1 convolution makes of it is the same everywhere.
+        branches = [pooled, ConvNorm(self.inner, name="conv2", **shared)(x, train=train)]
         for i, dilation in enumerate(self.dilations):
             layer = ConvNorm(self.inner, 3, dilation=dilation, name=f"conv{i + 3}", **shared)
             branches.append(layer(x, train=train))
-        y = ConvNorm(self.features, name="bottleneck", **shared)(
-            jnp.concatenate(branches, axis=-1), train=train
-        )
+        y = ConvNorm(self.features, name="bottleneck", **shared)(*branches, train=train)
         return dropout2d(y, self.dropout, train=train)
 
 

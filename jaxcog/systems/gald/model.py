@@ -406,7 +406,6 @@ class LightHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         y = self.block(x.shape[-1])(x, train=train)
-        if self.concat:
-            y = jnp.concatenate([x.astype(self.dtype), y], axis=-1)
-        logits = Conv(self.num_classes, dtype=self.dtype, name="classifier")(y)
+        classifier = Conv(self.num_classes, dtype=self.dtype, name="classifier")
+        logits = classifier(x, y) if self.concat else classifier(y)
         return at_least_float32(logits)

@@ -197,8 +197,8 @@ class DualGCN(nn.Module):
         x = x.astype(self.dtype)
         spatial = x * local + x
         channel = self._channel_graph(x, train)
-        both = jnp.concatenate([spatial, channel], axis=-1)
-        return ConvNorm(channels, relu=False, name="final", **shared)(both, train=train)
+        final = ConvNorm(channels, relu=False, name="final", **shared)
+        return final(spatial, channel, train=train)
 
     def _channel_graph(self, x: jax.Array, train: bool) -> jax.Array:
         n, height, width, channels = x.shape
@@ -251,8 +251,7 @@ class ContextHead(nn.Module):
         if self.block is not None:
             y = self.block(self.block_name)(y, train=train)
         y = layer("convb")(y, train=train)
-        y = jnp.concatenate([x.astype(self.dtype), y], axis=-1)
-        y = layer("bottleneck")(y, train=train)
+        y = layer("bottleneck")(x, y, train=train)
         logits = Conv(self.num_classes, dtype=self.dtype, name="classifier")(y)
         return at_least_float32(logits)
 
