@@ -23,8 +23,8 @@ class Conv(nn.Module):
     Parameters `kernel` HWIO and `bias`, as nn.Conv; [N, H, W, C] -> [N, H', W', features].
 
     Several maps are convolved as if their channels stood side by side, without being copied there:
-    the sum of each one's convolution with its part of the kernel, broadcast. (For a TPU, 2048 and 512 channels
-    of 97 x 97 side by side took 1.6 times the cycles, gradients included.)
+    each one with its part of the kernel, and the results added (with broadcasting). For a TPU, 2048
+    and 512 channels of 97 x 97 side by side took 1.6 times the cycles, gradients included.
 
     Attributes:
       kernel: side of the window.
