@@ -158,10 +158,38 @@ def _block_sums(
         + jnp.where(place == after[..., None], part * share, 0),
         axis=-2,
     )  # [count, groups, starts, P, span]
-    row = jnp.arange(anchor.shape[1])[None, :, None]
-    window = projected[:, row, anchor[..., None] + jnp.arange(plan.span)]
+    window = _windows(projected, anchor, plan.span)
     out = jnp.einsum("dgspw,bgpwo->bdgso", matrix.astype(projected.dtype), window)
     return out.reshape(*out.shape[:2], plan.groups * starts, -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _windows(x: jax.Array, anchor: jax.Array, span: int) -> jax.Array:
+    """x [B, P, T, O] from each anchor [groups, P] on: [B, groups, P, span, O].
+
+    The gradient is a matrix product with zeros and ones. As a scatter, which it would be by itself,
+    it took a third of a training step on a GPU.
+    """
+    row = jnp.arange(anchor.shape[1])[None, :, None]
+    return x[:, row, anchor[..., None] + jnp.arange(span)]
+
+
+def _windows_forward(
+    x: jax.Array, anchor: jax.Array, span: int
+) -> tuple[jax.Array, tuple[jax.Array, int]]:
+    return _windows(x, anchor, span), (anchor, x.shape[2])
+
+
+def _windows_backward(
+    span: int, saved: tuple[jax.Array, int], gradient: jax.Array
+) -> tuple[jax.Array, None]:
+    anchor, length = saved
+    place = anchor[..., None, None] + jnp.arange(span)[:, None]
+    hit = (place == jnp.arange(length)).astype(gradient.dtype)  # [groups, P, span, T]
+    return jnp.einsum("gpst,bgpso->bpto", hit, gradient), None
+
+
+_windows.defvjp(_windows_forward, _windows_backward)
 
 
 def sgalign(
