@@ -138,18 +138,17 @@ def _plan(
     return _Plan(taps, np.clip(nearest[:, None] + offset, 0, length - span), span, groups)
 
 
-def _block_sums(
-    projected: jax.Array, plan: _Plan, tables: tuple[jax.Array, ...], starts: int
+def _matrix(
+    plan: _Plan, tables: tuple[jax.Array, ...], starts: int, length: int, dtype: Any
 ) -> jax.Array:
-    """One block of durations: [B, P, T, O] -> [B, count, groups * starts, O].
+    """What each snippet of its span gives to each window: [count, groups, starts, P, span].
 
-    tables: that block's low, fraction, weight [count, P, G] and anchor [groups, P].
+    tables: of one block of durations, low, fraction, weight [count, P, G] and anchor [groups, P].
     """
     low, fraction, weight, anchor = tables
     start = jnp.arange(plan.groups * starts).reshape(plan.groups, starts)[:, :, None, None]
     # The matrix is built on the device: as a constant it would be tens of megabytes.
-    before, after, inside = _ends(low[:, None, None] + start, fraction[:, None, None],
-                                  projected.shape[2], jnp)  # fmt: skip
+    before, after, inside = _ends(low[:, None, None] + start, fraction[:, None, None], length, jnp)
     place = anchor[:, None, :, None, None] + jnp.arange(plan.span)
     share = jnp.where(inside, weight[:, None, None], 0)[..., None]
     part = fraction[:, None, None, ..., None]
@@ -157,10 +156,15 @@ def _block_sums(
         jnp.where(place == before[..., None], (1 - part) * share, 0)
         + jnp.where(place == after[..., None], part * share, 0),
         axis=-2,
-    )  # [count, groups, starts, P, span]
-    window = _windows(projected, anchor, plan.span)
-    out = jnp.einsum("dgspw,bgpwo->bdgso", matrix.astype(projected.dtype), window)
-    return out.reshape(*out.shape[:2], plan.groups * starts, -1)
+    )
+    return matrix.astype(dtype)
+
+
+def _block_sums(projected: jax.Array, matrix: jax.Array, anchor: jax.Array) -> jax.Array:
+    """One block of durations: [B, P, T, O] -> [B, count, groups * starts, O]; see `_matrix`."""
+    count, groups, starts, _, span = matrix.shape
+    out = jnp.einsum("dgspw,bgpwo->bdgso", matrix, _windows(projected, anchor, span))
+    return out.reshape(-1, count, groups * starts, out.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -258,11 +262,19 @@ def _durations(
     ]
 
     @jax.checkpoint
-    def one(parts: Any, tables: Any) -> jax.Array:
-        sums = (_block_sums(*each, starts) for each in zip(parts, plans, tables, strict=True))
+    def one(parts: Any, matrices: Any, anchors: Any) -> jax.Array:
+        sums = map(_block_sums, parts, matrices, anchors)
         return then(functools.reduce(jnp.add, sums))
 
-    _, y = jax.lax.scan(lambda _, block: (None, one(parts, block)), None, tables)
+    def block(_: None, tables: Any) -> tuple[None, jax.Array]:
+        # Kept for the gradient: no larger for many videos than for one.
+        matrices = [
+            _matrix(plan, table, starts, length, part.dtype)
+            for plan, table, part in zip(plans, tables, parts, strict=True)
+        ]
+        return None, one(parts, matrices, [table[-1] for table in tables])
+
+    _, y = jax.lax.scan(block, None, tables)
     return jnp.moveaxis(y, 0, 1).reshape(len(parts[0]), count * size, groups * starts, -1)
 
 
