@@ -22,12 +22,12 @@ class PyramidPooling(nn.Module):
     For each b of `bins`: adaptive average to b x b, `stage{i}` = 1x1 convolution to `width`, batch
     norm (and ReLU), bilinear back with aligned corners.
 
-    [N, H, W, C] -> [N, H, W, C + len(bins) * width].
+    [N, H, W, C] -> that and one map [N, H, W, width] for each bin, to be convolved side by side.
 
     Attributes:
       relu: after each branch's batch norm. Semantic-segmentation toolboxes have it (semseg, CWT),
         the GALD repository has not.
-      input_first: whether the map stands before its branches in the result, or behind them.
+      input_first: whether the map stands before its branches, or behind them.
     """
 
     width: int
@@ -38,7 +38,7 @@ class PyramidPooling(nn.Module):
     axis_name: AxisName = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
         branches = []
         for i, bins in enumerate(self.bins):
             y = adaptive_avg_pool(x, (bins, bins))
@@ -51,8 +51,7 @@ class PyramidPooling(nn.Module):
             )(y, train=train)
             branches.append(resize_bilinear_align_corners(y, x.shape[1:3]))
         x = x.astype(self.dtype)
-        parts = [x, *branches] if self.input_first else [*branches, x]
-        return jnp.concatenate(parts, axis=-1)
+        return [x, *branches] if self.input_first else [*branches, x]
 
 
 def pyramid_rules(torch_prefix: str, our_prefix: str) -> tuple[Rule, ...]:

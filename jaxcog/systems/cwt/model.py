@@ -49,8 +49,8 @@ class PSPEncoder(nn.Module):
         shared = {"dtype": self.dtype, "axis_name": self.axis_name}
         x = self._trunk(shared)(x, train=train)["stage5" if self.trunk == "vgg16" else "layer4"]
         pyramid = PyramidPooling(x.shape[-1] // len(self.bins), self.bins, name="ppm", **shared)
-        x = pyramid(x, train=train)
-        x = ConvNorm(self.width, 3, name="bottleneck", **shared)(x, train=train)
+        maps = pyramid(x, train=train)
+        x = ConvNorm(self.width, 3, name="bottleneck", **shared)(*maps, train=train)
         return dropout2d(x, self.dropout, train=train)
 
     def _trunk(self, shared: dict[str, Any]) -> nn.Module:

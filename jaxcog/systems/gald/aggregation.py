@@ -299,12 +299,12 @@ class PSP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         shared = {"dtype": self.dtype, "axis_name": self.axis_name}
-        y = PyramidPooling(
+        maps = PyramidPooling(
             self.features, self.bins, relu=False, input_first=False, name="stages", **shared
         )(x, train=train)
         pad = 1 if self.official_padding else None
         y = ConvNorm(self.features, self.kernel, pad=pad, name="bottleneck", **shared)(
-            y, train=train
+            *maps, train=train
         )
         return dropout2d(y, self.dropout, train=train)
 

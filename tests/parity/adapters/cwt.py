@@ -72,7 +72,7 @@ def pspnet(golden: Golden) -> None:
     stages = VGG_STAGES if ctor["arch"] == "vgg" else ("stem", *RESNET_STAGES)
     for i, name in enumerate(stages):
         golden.check(f"out/layer{i}_ch{part}", nchw(maps[name])[:, :part])
-    pyramid = nchw(seen["ppm"]["__call__"][0])
+    pyramid = nchw(np.concatenate(seen["ppm"]["__call__"][0], axis=-1))
     branches = np.split(pyramid[:, maps[stages[-1]].shape[-1] :], len(ctor["bins"]), axis=1)
     golden.check(
         f"out/ppm_branches_ch{part}", np.concatenate([b[:, :part] for b in branches], axis=1)
