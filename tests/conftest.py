@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -42,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # optimisations, in a quarter of the time. Slow tests compute, so they keep them.
     if config.option.markexpr == "not slow" and "xla_backend_opt" not in os.environ["XLA_FLAGS"]:
         quick = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
-        if jax.__version_info__ < (0, 11):  # XLA refuses flags that it does not know (any more)
+        # XLA refuses flags that it does not know (any more), and so does the TPU's.
+        if jax.__version_info__ < (0, 11) and find_spec("libtpu") is None:
             quick.append("--xla_cpu_use_fusion_emitters=false")
         os.environ["XLA_FLAGS"] = " ".join([os.environ["XLA_FLAGS"], *quick])

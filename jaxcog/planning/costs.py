@@ -117,8 +117,9 @@ def costs(text: str) -> Costs:
 class _Context:
     """Where a computation is used: in a fusion (whose cycles stand at the fusion itself)?
 
-    channels: of the collectives already met in fusions here: the compiler cuts one collective into
-    a start, parts beside other work, and an end, which all carry its channel.
+    channels: of the collectives already met in fusions: the compiler cuts one collective into a
+    start, parts beside other work (in every round of a loop, perhaps), and an end, which all carry
+    its channel.
     """
 
     fused: bool = False
@@ -139,28 +140,32 @@ def _computation(
             traffic=_collective(computation, instruction, context),
         )
         if instruction.opcode == "while":
-            total += _loop(module, computation, instruction, arguments)
+            total += _loop(module, computation, instruction, arguments, context)
         elif instruction.opcode == "conditional":
-            total += _branches(module, instruction)
+            total += _branches(module, instruction, context)
         elif instruction.opcode in ("fusion", "call", "async-start"):
             total += _called(module, instruction, context)
     return total
 
 
 def _loop(
-    module: hlo.Module, computation: hlo.Computation, loop: hlo.Instruction, arguments: list[Any]
+    module: hlo.Module,
+    computation: hlo.Computation,
+    loop: hlo.Instruction,
+    arguments: list[Any],
+    context: _Context,
 ) -> Costs:
     count, constants = loops.trip_count(module, computation, loop, arguments)
     body = module.computations[loop.called("body")]
-    once = _computation(module, body, [constants], _Context())
+    once = _computation(module, body, [constants], _Context(channels=context.channels))
     unknown = Costs(unknown_loops=int(count is None))
     return once.times(1 if count is None else count) + unknown
 
 
-def _branches(module: hlo.Module, conditional: hlo.Instruction) -> Costs:
+def _branches(module: hlo.Module, conditional: hlo.Instruction, context: _Context) -> Costs:
     """The branch that takes longest: an upper bound."""
     branches = [
-        _computation(module, module.computations[name], [], _Context())
+        _computation(module, module.computations[name], [], _Context(channels=context.channels))
         for name in conditional.branches()
     ]
     return max(branches, key=lambda branch: (branch.cycles, branch.flops))

@@ -72,6 +72,22 @@ def test_collectives_in_fusions_and_starts():
     )
 
 
+def test_a_collective_that_goes_on_beside_a_loop_is_one():
+    part = (
+        "f32[16,16]{1,0} all-gather(%x.0), channel_id=3, replica_groups=[1,4]<=[4], dimensions={0}"
+    )
+    pieces = "".join(
+        f"%{name} (x.0: f32[4,16]) -> f32[16,16] {{\n"
+        f"  %x.0 = f32[4,16]{{1,0}} parameter(0)\n  ROOT %all-gather.{name} = {part}\n}}\n\n"
+        for name in ("begin", "beside")
+    )
+    text = loop().replace("%body (", pieces + "%body (")
+    for place, name, operand in (("%while.1", "begin", "x"), ("%sum.2", "beside", "y.2")):
+        call = f"f32[16,16]{{1,0}} fusion(%{operand}), kind=kCustom, calls=%{name}"
+        text = text.replace(f"  {place} =", f"  %call.{name} = {call}\n  {place} =")
+    assert costs(text).collective_counts() == {"all-reduce": 8, "all-gather": 1}
+
+
 def test_text_that_is_not_hlo():
     with pytest.raises(ValueError, match="ENTRY"):
         costs("no program")
