@@ -154,15 +154,26 @@ binomial_blur.defvjp(_blur_forward, _blur_backward)
 def upsample(x: jax.Array) -> jax.Array:
     """Nearest neighbour, twice the height and width."""
     b, h, w, c = x.shape
-    doubled = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
-    return doubled.reshape(b, 2 * h, 2 * w, c)
+
+    def at_once(x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(
+            b, 2 * h, 2 * w, c
+        )
+
+    def by_axes(x: jax.Array) -> jax.Array:
+        wide = jnp.concatenate([x, x], axis=-1).reshape(b, h, 1, 2 * w, c)
+        return jnp.broadcast_to(wide, (b, h, 2, 2 * w, c)).reshape(b, 2 * h, 2 * w, c)
+
+    # A new axis beside the last two changes a TPU's tiles: four times the cycles, both ways.
+    return jax.lax.platform_dependent(x, tpu=by_axes, default=at_once)
 
 
 def downsample(x: jax.Array) -> jax.Array:
     """Mean of every 2 x 2 pixels; an odd last row or column is left out."""
-    b, h, w, c = x.shape
-    x = x[:, : h // 2 * 2, : w // 2 * 2]
-    return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
+    # In windows: with two more axes, and a mean over these, it takes a TPU five times the cycles.
+    window = (1, 2, 2, 1)
+    total = jax.lax.reduce_window(at_least_float32(x), 0.0, jax.lax.add, window, window, "VALID")
+    return (total / 4).astype(x.dtype)
 
 
 def modulated_conv2d(
