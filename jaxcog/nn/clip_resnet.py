@@ -20,6 +20,7 @@ import numpy as np
 from jaxcog.nn.initializers import torch_default_bias, torch_default_kernel
 from jaxcog.nn.norm import BatchNorm
 from jaxcog.nn.precision import at_least_float32
+from jaxcog.nn.resize import average_pool
 
 AxisName = str | tuple[str, ...] | None
 
@@ -146,13 +147,6 @@ class _Affine(nn.Module):
         kernel = self.param("kernel", torch_default_kernel, shape, jnp.float32)
         bias_init = torch_default_bias(self.fan_in)
         return kernel, self.param("bias", bias_init, (self.features,), jnp.float32)
-
-
-def average_pool(x: jax.Array, window: int) -> jax.Array:
-    """Means over windows of side `window` of [B, H, W, C]; what does not fill one is left out."""
-    if window == 1:
-        return x
-    return nn.avg_pool(x, (window, window), (window, window))
 
 
 def _conv(features: int, kernel: int, stride: int, dtype: Any, name: str) -> nn.Conv:

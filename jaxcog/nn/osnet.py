@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxcog.nn.conv_norm import depthwise
 from jaxcog.nn.initializers import kaiming_normal_fan_out
 from jaxcog.nn.norm import BatchNorm, InstanceNorm
-from jaxcog.nn.precision import at_least_float32
+from jaxcog.nn.resize import average_pool
 from jaxcog.nn.resnet import Between, conv, global_average_pool, max_pool
 
 AxisName = str | tuple[str, ...] | None
@@ -171,16 +171,8 @@ class OSNet(nn.Module):
                 x = block(x, norm_train=norm_train)
             if stage != STAGES[-1]:
                 x = ConvNorm(features, name=f"{stage}_2", **shared)(x, norm_train=norm_train)
-                x = _halved(x)
+                x = average_pool(x, 2)
             if between is not None:
                 x = between(stage, x)
         x = ConvNorm(channels[-1], name="conv5", **shared)(x, norm_train=norm_train)
         return global_average_pool(x) if pool else x
-
-
-def _halved(x: jax.Array) -> jax.Array:
-    """2x2 average pooling; an odd last row or column is dropped."""
-    batch, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-    return jnp.mean(at_least_float32(x), axis=(2, 4)).astype(x.dtype)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxcog.nn.norm import instance_norm
 from jaxcog.nn.precision import at_least_float32
+from jaxcog.nn.resize import average_pool
 from jaxcog.systems.dlfs import ops
 
 _NORMAL = nn.initializers.normal(1.0)
@@ -118,7 +119,7 @@ class DiscriminatorBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = ops.leaky_relu(EqualConv(self.features, dtype=self.dtype, name="conv0")(x))
         x = EqualConv(self.features, dtype=self.dtype, name="conv1")(ops.binomial_blur(x))
-        return ops.leaky_relu(ops.downsample(x))
+        return ops.leaky_relu(average_pool(x, 2))
 
 
 class PixelNormResBlock(nn.Module):
