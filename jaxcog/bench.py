@@ -151,7 +151,8 @@ def bench(
       repeats: pairs of blocks of `steps` updates that compare the loop with the bare step.
       with_evaluation: whether to compare evaluation in batches with one example at a time.
       synthetic: whether to time the step on made-up batches of the data's shapes, so that no data
-        need be there: images of noise, and class 0 and token 0 throughout.
+        need be there: noise, and class 0 and token 0 throughout. Images are numbers then, also
+        where training sends them as bytes.
 
     Raises:
       ConfigError: fewer than one step or repeat, or evaluation of made-up batches.
@@ -374,6 +375,11 @@ def _peak_memory(program: Program) -> tuple[int, str]:
 
 def _notes(program: Program, batches_per_second: float | None, seconds: float) -> tuple[str, ...]:
     notes = []
+    if batches_per_second is None:
+        notes.append(
+            "made-up images travel as numbers; where training sends them as bytes (see "
+            "jaxcog.data.device_normalise), its loop / bare step is lower"
+        )
     if batches_per_second is not None and batches_per_second * seconds < 1:
         notes.append(
             f"the input pipeline ({batches_per_second:.2f} batches/s) is slower than the step "

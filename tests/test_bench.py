@@ -135,6 +135,7 @@ def test_made_up_batches_need_no_data(monkeypatch):
     assert report.flops_per_step == 2 * (2 * 16 * 8 * 3)
     assert report.input_batches_per_second is report.input_examples_per_second is None
     assert "made-up" in report.text()
+    assert "bytes" in report.notes[0]
     with pytest.raises(ConfigError, match="--synthetic"):
         bench(experiment(), synthetic=True, with_evaluation=True)
 

@@ -64,9 +64,11 @@ def test_plan_table_shows_what_failed_too():
 
 
 def test_bench_table():
-    rows = overview.bench_table([BENCH, {"config": "c/d", "error": "why"}]).rows
+    made_up = {**BENCH, "input_batches_per_second": None}
+    rows = overview.bench_table([BENCH, {"config": "c/d", "error": "why"}, made_up]).rows
     assert rows[0][4] == "10 ms"
     assert "why" in rows[1][1]
+    assert (rows[0][7], rows[2][7]) == ("2", "?")
 
 
 def test_a_failing_config_is_a_row():

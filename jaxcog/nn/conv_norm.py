@@ -30,6 +30,9 @@ class Conv(nn.Module):
       kernel: side of the window.
       pad: rows and columns added on every side; None: what keeps the size at stride 1.
       groups: channels are split in as many independent convolutions.
+
+    Raises:
+      ValueError: several maps and several groups.
     """
 
     features: int

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from jaxcog.data import pipeline, samples
+from jaxcog.data.device_normalise import without_normalise
 from jaxcog.data.types import Experience, Splits, Stream
-from jaxcog.data.unfinished import unfinished
 from jaxcog.metrics.state import merge
 from jaxcog.task import State
 from jaxcog.training import experience, sharding
@@ -61,7 +61,7 @@ def batches(
         return experience.episodes(program, state, stream)
     size = evaluation_batch(program.experiment, program.mesh)
     rows = sharding.local_rows(program.eval_shardings["mask"], (size,))
-    stream = unfinished(stream) if program.eval_finish else stream
+    stream = without_normalise(stream) if program.eval_normalises else stream
     return pipeline.eval_batches(stream, batch_size=size, rows=rows)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxcog import rng
 from jaxcog.config import Experiment, steps
-from jaxcog.data.unfinished import Finish, as_bytes, finished
+from jaxcog.data.device_normalise import Normalises, as_bytes, normalised
 from jaxcog.errors import ConfigError
 from jaxcog.task import DataInfo, Setting, Task
 from jaxcog.training import sharding
@@ -29,8 +29,8 @@ class Program:
     init(key) -> State, every array created in its place.
     act(state, observation, key, count, train) -> what `Task.act` returns, split as a batch; `count`
       (int32) is the number of the step in the run, `train` is static. None where the task has none.
-    finish, eval_finish: what both steps do first to arrays that travel as bytes (see
-      jaxcog.data.unfinished); batch_struct and eval_struct are those of the bytes.
+    normalises, eval_normalises: what both steps do first to arrays that travel as bytes (see
+      jaxcog.data.device_normalise); batch_struct and eval_struct are those of the bytes.
     """
 
     experiment: Experiment
@@ -48,8 +48,8 @@ class Program:
     train_step: Any
     eval_step: Any
     act: Any = None
-    finish: Finish = dataclasses.field(default_factory=dict)
-    eval_finish: Finish = dataclasses.field(default_factory=dict)
+    normalises: Normalises = dataclasses.field(default_factory=dict)
+    eval_normalises: Normalises = dataclasses.field(default_factory=dict)
 
     def root_key(self, seed: int | None = None) -> jax.Array:
         """The run's root key on the mesh; all randomness derives from it."""
@@ -88,8 +88,8 @@ def assemble(
     steps_per_epoch: int | None = None,
     shares: dict[str, int] | None = None,
     trains: bool = True,
-    finish: Finish | None = None,
-    eval_finish: Finish | None = None,
+    normalises: Normalises | None = None,
+    eval_normalises: Normalises | None = None,
 ) -> Program:
     """The program of `experiment` on `mesh` (a Mesh, or an AbstractMesh for lowering only).
 
@@ -99,7 +99,7 @@ def assemble(
       shares: batch share of each named stream (see `Stream`); None: as in info.facts["shares"].
       trains: False: for evaluation and prediction alone. There is no train step then, and the
         training batch need not divide over the mesh.
-      finish, eval_finish: see Program; None: batches come as the task wants them.
+      normalises, eval_normalises: see Program; None: batches come as the task wants them.
 
     Raises:
       ConfigError: the batch does not divide over the mesh, or the task does not fit the data.
@@ -129,23 +129,23 @@ def assemble(
     )
     task: Task = experiment.task.build(setting)
     shares = shares or info.facts.get("shares")
-    finish, eval_finish = finish or {}, eval_finish or {}
+    normalises, eval_normalises = normalises or {}, eval_normalises or {}
     batch_struct = sharding.batch_struct(info.element, train.batch_size, shares)
-    batch_struct = as_bytes(batch_struct, finish)
+    batch_struct = as_bytes(batch_struct, normalises)
     batch_shardings: dict[str, Any] = {}
     if trains:
         batch_shardings = sharding.batch_shardings(batch_struct, mesh, task.batch_partition)
     eval_struct = sharding.batch_struct(
         info.eval_element or info.element, evaluation_batch(experiment, mesh)
     )
-    eval_struct = as_bytes(eval_struct, eval_finish)
+    eval_struct = as_bytes(eval_struct, eval_normalises)
     eval_struct["mask"] = jax.ShapeDtypeStruct((evaluation_batch(experiment, mesh),), jnp.bool_)
     eval_shardings = sharding.batch_shardings(eval_struct, mesh, task.batch_partition)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     # Jitted for their traces: Python runs through a big model once, for shapes and for programs.
     init, update = (
-        jax.jit(f, inline=True) for f in (task.init, _finishing(task.train_step, finish))
+        jax.jit(f, inline=True) for f in (task.init, _normalising(task.train_step, normalises))
     )
     state_struct = jax.eval_shape(init, key)
     state_shardings = sharding.state_shardings(state_struct, mesh, task.partition)
@@ -176,24 +176,24 @@ def assemble(
         init=jax.jit(init, out_shardings=state_shardings) if concrete else task.init,
         train_step=train_step,
         eval_step=jax.jit(
-            _finishing(task.eval_step, eval_finish),
+            _normalising(task.eval_step, eval_normalises),
             in_shardings=(state_shardings, eval_shardings),
             out_shardings=replicated,
         ),
         act=_act(task, state_shardings, mesh),
-        finish=finish,
-        eval_finish=eval_finish,
+        normalises=normalises,
+        eval_normalises=eval_normalises,
     )
 
 
-def _finishing(step: Any, finish: Finish) -> Any:
-    """step(state, batch, ...) that makes numbers of the batch's bytes first."""
-    if not finish:
+def _normalising(step: Any, normalises: Normalises) -> Any:
+    """step(state, batch, ...) that normalises what of the batch came as bytes first."""
+    if not normalises:
         return step
 
     @functools.wraps(step)
     def whole(state: Any, batch: Any, *rest: Any) -> Any:
-        return step(state, finished(batch, finish), *rest)
+        return step(state, normalised(batch, normalises), *rest)
 
     return whole
 

@@ -15,8 +15,12 @@ import numpy as np
 
 from jaxcog.config import Experiment, steps
 from jaxcog.data import pipeline
-from jaxcog.data.types import Experience, Splits, Stream
-from jaxcog.data.unfinished import common_finish, finish_of, unfinished
+from jaxcog.data.device_normalise import (
+    common_normalises,
+    normalises_of,
+    without_normalise,
+)
+from jaxcog.data.types import Experience, Splits
 from jaxcog.errors import CheckpointError, ConfigError
 from jaxcog.task import State
 from jaxcog.training import checkpoint, experience, sharding
@@ -60,8 +64,8 @@ def assemble_for(
         steps_per_epoch=pipeline.steps_per_epoch(splits, train.batch_size, train.seed),
         shares=shares_of(splits),
         trains=trains,
-        finish=finish_of(splits.train),
-        eval_finish=common_finish(splits.evaluation.values()),
+        normalises=normalises_of(splits.train),
+        eval_normalises=common_normalises(splits.evaluation.values()),
     )
 
 
@@ -281,15 +285,8 @@ def batches(program: Program, splits: Splits, start_step: int, reporter: Reporte
             return {name: rows(shardings[name], structs[name]) for name in structs}
         return sharding.local_rows(shardings[first], structs[first].shape)
 
-    streams = splits.train
-    if program.finish:
-        streams = (
-            unfinished(streams)
-            if isinstance(streams, Stream)
-            else {name: unfinished(stream) for name, stream in streams.items()}
-        )
     return pipeline.train_batches(
-        streams,
+        without_normalise(splits.train) if program.normalises else splits.train,
         batch_size=train.batch_size,
         seed=train.seed,
         start_step=start_step,

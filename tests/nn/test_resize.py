@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcog.nn.resize import adaptive_avg_pool, max_pool_ceil, resize_bilinear_align_corners
+from jaxcog.nn.resize import (
+    adaptive_avg_pool,
+    average_pool,
+    max_pool_ceil,
+    resize_bilinear_align_corners,
+)
 
 
 def draw(*shape: int) -> np.ndarray:
@@ -66,3 +71,11 @@ def test_ceil_mode_pooling_counts_partial_windows(size):
     np.testing.assert_array_equal(got, want)
     assert got.shape[1:3] == tuple(-(-(n - 1) // 2) + 1 for n in size)
     assert np.isfinite(jax.grad(lambda y: max_pool_ceil(y).sum())(jnp.asarray(x))).all()
+
+
+def test_average_pool_leaves_out_what_fills_no_window():
+    x = draw(2, 7, 4, 3)
+    want = x[:, :6].reshape(2, 2, 3, 4, 3)[:, :, :, :3].mean(axis=(2, 3))[:, :, None]
+    np.testing.assert_allclose(average_pool(jnp.asarray(x), 3), want, atol=1e-6)
+    assert average_pool(jnp.asarray(x, jnp.bfloat16), 2).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(average_pool(jnp.asarray(x), 1), x)

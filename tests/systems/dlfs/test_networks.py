@@ -124,6 +124,13 @@ def test_blur_is_the_depthwise_filter():
     np.testing.assert_allclose(gradient, ops.binomial_blur(weight), atol=1e-6)
 
 
+def test_doubling_by_axes_is_doubling():
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    want = x.repeat(2, axis=1).repeat(2, axis=2)
+    for doubled in (ops.upsample, ops.upsample_by_axes):  # the second one is for TPUs
+        np.testing.assert_array_equal(doubled(x), want)
+
+
 def test_reflection_leaves_the_edge_out():
     x = np.asarray(normal(0, 1, 5, 6, 2))
     for width in (0, 1, 3):

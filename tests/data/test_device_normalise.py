@@ -13,8 +13,13 @@ from PIL import Image
 
 from jaxcog.config import Experiment, Mesh, Train
 from jaxcog.data import images
+from jaxcog.data.device_normalise import (
+    common_normalises,
+    normalised,
+    normalises_of,
+    without_normalise,
+)
 from jaxcog.data.types import ArraySource, Splits, Stream
-from jaxcog.data.unfinished import common_finish, finish_of, finished, unfinished
 from jaxcog.task import DataInfo, Task
 from jaxcog.training import evaluation, loop, start
 from jaxcog.training.progress import Silent
@@ -41,9 +46,9 @@ def record(stream: Stream, index: int = 3) -> dict:
 
 def test_the_device_finishes_what_the_host_left():
     stream = Stream(pictures(), transform=WHOLE)
-    raw, whole = record(unfinished(stream)), record(stream)
+    raw, whole = record(without_normalise(stream)), record(stream)
     assert raw["image"].dtype == np.uint8
-    done = jax.jit(lambda x: finished(x, finish_of(stream)))(raw)
+    done = jax.jit(lambda x: normalised(x, normalises_of(stream)))(raw)
     assert done["image"].dtype == jnp.float32
     np.testing.assert_allclose(done["image"], whole["image"], atol=1e-6)
 
@@ -51,9 +56,9 @@ def test_the_device_finishes_what_the_host_left():
 def test_views_and_streams_keep_their_own():
     two = images.Views((("weak", (HALVED,)), ("strong", (images.Flip(),))))
     streams = {"a": Stream(pictures(), transform=two), "b": Stream(pictures())}
-    assert finish_of(streams) == {"a": {"weak": HALVED}}
-    batch = {"a": record(unfinished(streams["a"])), "b": {"image": np.float32(0.5)}}
-    done = finished(batch, finish_of(streams))
+    assert normalises_of(streams) == {"a": {"weak": HALVED}}
+    batch = {"a": record(without_normalise(streams["a"])), "b": {"image": np.float32(0.5)}}
+    done = normalised(batch, normalises_of(streams))
     np.testing.assert_allclose(done["a"]["weak"], record(streams["a"])["weak"], atol=1e-6)
     assert done["a"]["strong"].dtype == np.uint8
     assert done["b"]["image"] == np.float32(0.5)
@@ -61,8 +66,8 @@ def test_views_and_streams_keep_their_own():
 
 def test_evaluation_streams_that_differ_stay_whole():
     one, other = (Stream(pictures(), transform=images.single_view(x)) for x in (HALVED, WHOLE))
-    assert common_finish([one, one]) == {"image": HALVED}
-    assert common_finish([one, other]) == common_finish([]) == {}
+    assert common_normalises([one, one]) == {"image": HALVED}
+    assert common_normalises([one, other]) == common_normalises([]) == {}
 
 
 @dataclasses.dataclass(frozen=True)
