@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, overload
 
 import jax
 import numpy as np
@@ -18,12 +18,11 @@ import numpy as np
 from jaxcog.data import images
 from jaxcog.data.types import Experience, Stream
 
-Streams = Stream | Mapping[str, Stream] | Experience
 Normalises = Mapping[str, Any]
 """Name of an array -> the `images.Normalise` it still needs; one level deeper for named streams."""
 
 
-def normalises_of(streams: Streams) -> Normalises:
+def normalises_of(streams: Stream | Mapping[str, Stream] | Experience) -> Normalises:
     """Which arrays of a batch the devices must normalise, and how."""
     if isinstance(streams, Experience):
         return {}
@@ -38,11 +37,15 @@ def common_normalises(streams: Iterable[Stream | Experience]) -> Normalises:
     return found[0] if found and all(last == found[0] for last in found) else {}
 
 
-def without_normalise(streams: Streams) -> Streams:
+@overload
+def without_normalise(streams: Stream) -> Stream: ...
+@overload
+def without_normalise(streams: Mapping[str, Stream]) -> Mapping[str, Stream]: ...
+def without_normalise(streams: Stream | Mapping[str, Stream]) -> Stream | Mapping[str, Stream]:
     """The same streams, with uint8 arrays where `normalises_of` names them."""
     if isinstance(streams, Mapping):
         return {name: _without(stream) for name, stream in streams.items()}
-    return streams if isinstance(streams, Experience) else _without(streams)
+    return _without(streams)
 
 
 def normalised(batch: Mapping[str, Any], how: Normalises) -> dict[str, Any]:
