@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from jaxcog.nn.norm import instance_norm
 from jaxcog.nn.precision import at_least_float32
-from jaxcog.nn.resize import average_pool
 from jaxcog.systems.dlfs import ops
 
 _NORMAL = nn.initializers.normal(1.0)
@@ -19,12 +18,16 @@ _GAIN = 2.0**0.5
 
 
 class EqualConv(nn.Module):
-    """Equalised convolution behind reflection padding of k // 2 pixels (none if `valid`)."""
+    """Equalised convolution behind reflection padding of k // 2 pixels (none if `valid`).
+
+    halve: means over 2 x 2 behind it, see `ops.halving_conv2d`.
+    """
 
     features: int
     kernel: int = 3
     stride: int = 1
     valid: bool = False
+    halve: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -32,9 +35,14 @@ class EqualConv(nn.Module):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", _NORMAL, shape)
         bias = self.param("bias", _ZEROS, (self.features,))
-        x = ops.reflect_pad(x.astype(self.dtype), 0 if self.valid else self.kernel // 2)
-        scaled = (kernel * ops.equalized_scale(shape)).astype(self.dtype)
-        return ops.conv2d(x, scaled, self.stride) + bias.astype(self.dtype)
+        scaled = kernel * ops.equalized_scale(shape)
+        x = x.astype(self.dtype)
+        if self.halve:
+            y = ops.halving_conv2d(x, scaled)
+        else:
+            x = ops.reflect_pad(x, 0 if self.valid else self.kernel // 2)
+            y = ops.conv2d(x, scaled.astype(self.dtype), self.stride)
+        return y + bias.astype(self.dtype)
 
 
 class EqualDense(nn.Module):
@@ -118,8 +126,8 @@ class DiscriminatorBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = ops.leaky_relu(EqualConv(self.features, dtype=self.dtype, name="conv0")(x))
-        x = EqualConv(self.features, dtype=self.dtype, name="conv1")(ops.binomial_blur(x))
-        return ops.leaky_relu(average_pool(x, 2))
+        conv1 = EqualConv(self.features, halve=True, dtype=self.dtype, name="conv1")
+        return ops.leaky_relu(conv1(ops.binomial_blur(x)))
 
 
 class PixelNormResBlock(nn.Module):

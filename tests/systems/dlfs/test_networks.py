@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxcog.interop.names import flattened
+from jaxcog.nn.resize import average_pool
 from jaxcog.systems.dlfs import infer, losses, model, modulation, ops, torch_names
 
 ARCH = model.Architecture(
@@ -124,11 +125,21 @@ def test_blur_is_the_depthwise_filter():
     np.testing.assert_allclose(gradient, ops.binomial_blur(weight), atol=1e-6)
 
 
-def test_doubling_by_axes_is_doubling():
-    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
-    want = x.repeat(2, axis=1).repeat(2, axis=2)
-    for doubled in (ops.upsample, ops.upsample_by_axes):  # the second one is for TPUs
-        np.testing.assert_array_equal(doubled(x), want)
+@pytest.mark.parametrize("side", [1, 3])
+def test_halving_and_doubling_are_in_the_convolution(side: int):
+    x, kernel = normal(0, 2, 5, 8, 3), normal(1, side, side, 3, 4)
+
+    def plain(x: jax.Array) -> jax.Array:
+        return ops.conv2d(ops.reflect_pad(x, side // 2), kernel)
+
+    close = partial(np.testing.assert_allclose, atol=2e-5)
+    close(jax.jit(ops.halving_conv2d)(x, kernel), average_pool(plain(x), 2))
+    close(jax.jit(ops.doubling_conv2d)(x, kernel), plain(x.repeat(2, axis=1).repeat(2, axis=2)))
+
+
+def test_doubling_needs_a_small_kernel():
+    with pytest.raises(ValueError, match="not 5 x 5"):
+        ops.doubling_conv2d(normal(0, 1, 8, 8, 2), normal(1, 5, 5, 2, 2))
 
 
 def test_reflection_leaves_the_edge_out():
