@@ -208,15 +208,8 @@ class SeqDomain(_Grouped):
         return np.concatenate(blocks, axis=1)
 
 
-class PK(_Grouped):
-    """Each batch: P identities with K images each, in blocks of K (for triplet losses).
-
-    Inside an epoch the images of an identity are cut into groups of K; identities with fewer than K
-    images repeat some. The epoch ends when fewer than P identities have a group left.
-    `identities`: int [examples]; P is batch size / `per_identity`.
-
-    Raises DataError where there are fewer than P identities or the batch does not divide evenly.
-    """
+class _Identities(_Grouped):
+    """Batches of P identities with K examples each."""
 
     def __init__(
         self,
@@ -230,16 +223,27 @@ class PK(_Grouped):
         super().__init__(num_examples, seed, identities)
         if batch_size % per_identity:
             raise DataError(
-                f"batch size {batch_size} is no multiple of {per_identity} images an identity; "
+                f"batch size {batch_size} is no multiple of {per_identity} examples an identity; "
                 "change one of the two"
             )
         self.each = per_identity
         self.per_batch = batch_size // per_identity
         if len(self.groups) < self.per_batch:
             raise DataError(
-                f"batch of {self.per_batch} identities x {per_identity} images, but the data has "
+                f"batch of {self.per_batch} identities x {per_identity} examples, but the data has "
                 f"{len(self.groups)} identities; lower train.batch_size"
             )
+
+
+class PK(_Identities):
+    """Each batch: P identities with K images each, in blocks of K (for triplet losses).
+
+    Inside an epoch the images of an identity are cut into groups of K; identities with fewer than K
+    images repeat some. The epoch ends when fewer than P identities have a group left.
+    `identities`: int [examples]; P is batch size / `per_identity`.
+
+    Raises DataError where there are fewer than P identities or the batch does not divide evenly.
+    """
 
     def _plan(self, epoch: int) -> np.ndarray:
         random = _generator(self.seed, epoch)
@@ -260,7 +264,7 @@ class PK(_Grouped):
         return np.stack(batches)
 
 
-class IdentityChunks(_Grouped):
+class IdentityChunks(_Identities):
     """Each batch: P identities with K records each, as TextReID (BMVC 2021) composes it.
 
     Per epoch all records are shuffled and each identity's are cut into chunks of K in that order;
@@ -284,20 +288,10 @@ class IdentityChunks(_Grouped):
         per_identity: int = 4,
         balanced: bool = False,
     ):
-        super().__init__(num_examples, seed, identities)
-        if batch_size % per_identity:
-            raise DataError(
-                f"batch size {batch_size} is no multiple of {per_identity} records an identity; "
-                "change one of the two"
-            )
-        self.each = per_identity
-        self.per_batch = batch_size // per_identity
+        super().__init__(
+            num_examples, batch_size, seed, identities=identities, per_identity=per_identity
+        )
         self.balanced = balanced
-        if len(self.groups) < self.per_batch:
-            raise DataError(
-                f"batch of {self.per_batch} identities x {per_identity} records, but the data has "
-                f"{len(self.groups)} identities; lower train.batch_size"
-            )
 
     def _plan(self, epoch: int) -> np.ndarray:
         random = _generator(self.seed, epoch)

@@ -154,7 +154,7 @@ def test_substitutes_are_of_the_same_group():
         (functools.partial(samplers.PK, 78, 9, identities=IDENTITIES), "no multiple of 4"),
         (
             functools.partial(samplers.PK, 78, 52, identities=IDENTITIES),
-            "13 identities x 4 images, but the data has 12",
+            "13 identities x 4 examples, but the data has 12",
         ),
     ],
 )

@@ -64,7 +64,7 @@ def test_samplers_of_cameras_and_of_persons(root):
 
 def test_fewer_persons_than_a_batch_needs(root):
     splits = config(root, train="dukemtmc_reid", sampler="persons").load()
-    with pytest.raises(DataError, match=r"4 identities x 4 images.*has 3 identities; lower"):
+    with pytest.raises(DataError, match=r"4 identities x 4 examples.*has 3 identities; lower"):
         batches(splits, batch_size=16)
 
 
