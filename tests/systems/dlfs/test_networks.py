@@ -133,9 +133,7 @@ def test_halving_and_doubling_are_in_the_convolution(side: int):
         return ops.conv2d(ops.reflect_pad(x, side // 2), kernel)
 
     close = partial(np.testing.assert_allclose, atol=2e-5)
-    halved = jax.jit(ops.halving_conv2d)(x, kernel)
-    close(halved, average_pool(plain(x), 2))
-    close(halved, ops.convolve_and_halve(ops.reflect_pad(x, side // 2), kernel))  # as TPUs do
+    close(jax.jit(ops.halving_conv2d)(x, kernel), average_pool(plain(x), 2))
     close(jax.jit(ops.doubling_conv2d)(x, kernel), plain(x.repeat(2, axis=1).repeat(2, axis=2)))
 
 
