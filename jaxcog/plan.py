@@ -34,6 +34,7 @@ _UNKNOWN: dict[str, Any] = {
     "estimated_mfu": None,
     "collective_bytes": None,
 }
+_CONVOLVES = re.compile(r" convolution\([^\n]*window=\{size=\d+x\d")
 _TIME = (
     "estimated_step_seconds: the compiler's cycles over the clock, plus the collectives that "
     "nothing overlaps at the links' full rate (or the state's way through memory, if longer); it "
@@ -217,6 +218,8 @@ def _measured(
             "convolutions; the compiled one differs by elementwise work, by what the compiler "
             "repeats on every chip, and by what it saves"
         )
+    if _CONVOLVES.search(text):
+        notes.extend(_eights(program))
     if found.unknown_loops:
         notes.append(
             f"{found.unknown_loops} loops of unknown length are counted as one iteration each"
@@ -232,6 +235,19 @@ def _measured(
         notes=tuple(notes),
         **_common(program, slice_, config),
     )
+
+
+def _eights(program: Program) -> list[str]:
+    """Advice where what a chip has of the batch is no multiple of eight."""
+    shards = math.prod(program.mesh.shape[axis] for axis in sharding.BATCH_AXES)
+    each = program.experiment.train.batch_size // shards
+    if each % 8 == 0:
+        return []
+    return [
+        f"{each} of the batch a chip: this compiler's convolutions of fewer than eight images take "
+        "about as long as those of eight, so that a batch of "
+        f"{-(-each // 8) * 8 * shards} may take little more time (jaxcog/docs/scale.md)"
+    ]
 
 
 def _common(program: Program, slice_: topology.Topology, config: str) -> dict[str, Any]:

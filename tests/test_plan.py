@@ -161,6 +161,15 @@ def test_a_program_that_cannot_be_read_still_has_its_memory():
     assert "cannot be read (INTERNAL: async-update instruction)" in report.text()
 
 
+@pytest.mark.parametrize(("batch", "advice"), [(64, []), (24, ["3 ", " 64 "]), (72, ["9 ", " 128 "])])
+def test_images_come_by_eights(batch: int, advice: list[str]):
+    made = experiment(batch=batch)
+    program = assemble(made, made.data.describe(), sharding.abstract_mesh(made.mesh, 8))
+    notes = planning._eights(program)
+    assert len(notes) == bool(advice)
+    assert all(word in " ".join(notes) for word in advice)
+
+
 def test_out_of_memory_messages():
     first = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
     first += "temporaries (41.00G) exceeds available HBM (15.75G)."

@@ -3,8 +3,10 @@
 Train:  jaxcog train dlfs/ffhq_aging --workdir DIR --data.gender females
 Data:   jaxcog prepare ffhq_aging --raw DIR
 
-Two pairs a chip of a v5e:2x4 take less than half of its memory, so nothing is computed again
-(--task.remat for larger batches a chip: the room's page).
+Plan:   jaxcog plan dlfs/ffhq_aging --topology v5e:2x2
+
+Four pairs a chip of a v5e:2x2: eight images, which its convolutions need, in less than half of its
+memory, so nothing is computed again (--task.remat for larger batches a chip: the room's page).
 """
 
 from jaxcog import experiments
@@ -15,7 +17,7 @@ from jaxcog.systems.dlfs.task import Synthesis
 
 NEEDS = "FFHQ-Aging with face parsings (jaxcog prepare ffhq_aging)"
 DEFAULT = True
-SLICE = "v5e:2x4"
+SLICE = "v5e:2x2"
 
 
 def experiment() -> Experiment:
