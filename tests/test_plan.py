@@ -161,7 +161,7 @@ def test_a_program_that_cannot_be_read_still_has_its_memory():
     assert "cannot be read (INTERNAL: async-update instruction)" in report.text()
 
 
-@pytest.mark.parametrize(("batch", "advice"), [(64, []), (24, ["3 ", " 64 "]), (72, ["9 ", " 128 "])])
+@pytest.mark.parametrize(("batch", "advice"), [(64, []), (24, ["3 ", " 64 "]), (72, ["9 ", "128"])])
 def test_images_come_by_eights(batch: int, advice: list[str]):
     made = experiment(batch=batch)
     program = assemble(made, made.data.describe(), sharding.abstract_mesh(made.mesh, 8))

@@ -5,8 +5,8 @@ Plan:   jaxcog plan gald/cityscapes_pod --topology v5e:4x4
 
 The crops of gald/cityscapes in an eighth of its steps: the TPU compiler's convolutions need images
 by eights, and the same chips get through 2.2 times the crops a second by its estimate
-(jaxcog/docs/scale.md). The rate is scaled with the batch and warmed up (Goyal et al. 2017), which is
-no recipe of the paper's, and was not tried on Cityscapes: compare with gald/cityscapes first.
+(jaxcog/docs/scale.md). The rate is scaled with the batch and warmed up (Goyal et al. 2017): no
+recipe of the paper's, and not tried on Cityscapes; compare with gald/cityscapes first.
 """
 
 import dataclasses
