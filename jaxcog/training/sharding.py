@@ -46,8 +46,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.s
     sizes = _axis_sizes(config, len(devices))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     types = (AxisType.Auto,) * len(AXES)
+    # Axes may be split: 16 of a v5p:8x8x8 are no product of whole dimensions of its torus.
     if slices == 1:
-        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return jax.sharding.Mesh(grid, AXES, axis_types=types)
     if sizes[0] % slices:
         raise ConfigError(
             f"mesh {_sizes_text(sizes)}: {slices} TPU slices are joined along the data axis; make "
@@ -55,7 +57,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.s
         )
     # Only gradients may cross the slow network between slices, hence the data axis.
     within = (sizes[0] // slices, *sizes[1:])
-    grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1, 1), devices)
+    grid = mesh_utils.create_hybrid_device_mesh(
+        within, (slices, 1, 1, 1), devices, allow_split_physical_axes=True
+    )
     return jax.sharding.Mesh(grid, AXES, axis_types=types)
 
 

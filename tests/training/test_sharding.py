@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,6 +75,30 @@ def test_meshes_use_all_devices_and_auto_axes(config, sizes):
 
 def test_a_mesh_may_take_some_devices_only():
     assert sharding.make_mesh(Mesh(), jax.devices()[:2]).shape["data"] == 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What placing devices on a mesh asks of one chip of a v5p."""
+
+    id: int
+    coords: tuple[int, int, int]
+    slice_index: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5"
+    core_on_chip: int = 0
+    process_index: int = 0
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_an_axis_may_be_part_of_a_dimension_of_the_torus(slices: int):
+    torus = list(itertools.product(range(8), repeat=3))
+    chips = [
+        Chip(i + s * len(torus), coords, s) for s in range(slices) for i, coords in enumerate(torus)
+    ]
+    mesh = sharding.make_mesh(Mesh(fsdp=16), chips)
+    assert mesh.shape["data"] == 32 * slices
+    assert set(mesh.devices.flat) == set(chips)
 
 
 @pytest.mark.parametrize("config", [Mesh(fsdp=3), Mesh(data=2), Mesh(fsdp=16)])
