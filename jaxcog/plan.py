@@ -244,9 +244,9 @@ def _eights(program: Program) -> list[str]:
     if each % 8 == 0:
         return []
     return [
-        f"{each} of the batch a chip: this compiler's convolutions of fewer than eight images take "
-        "about as long as those of eight, so that a batch of "
-        f"{-(-each // 8) * 8 * shards} may take little more time (jaxcog/docs/scale.md)"
+        f"{each} of the batch a chip: this compiler's convolutions are made for images by eights; "
+        f"a batch of {-(-each // 8) * 8 * shards} may give more examples a second "
+        "(jaxcog/docs/scale.md)"
     ]
 
 

@@ -170,6 +170,13 @@ def test_images_come_by_eights(batch: int, advice: list[str]):
     assert all(word in " ".join(notes) for word in advice)
 
 
+def test_only_programs_with_convolutions_are_told_so():
+    shapes = "bf16[8,9,9,64] convolution(%a, %b), "
+    assert planning._CONVOLVES.search(f"%c = {shapes}window={{size=3x3 pad=1_1x1_1}}, dim_labels=")
+    assert not planning._CONVOLVES.search(f"%c = {shapes}dim_labels=bf_io->bf")
+    assert not planning._CONVOLVES.search("%r = reduce-window(%a, %b), window={size=1x2x2x1}")
+
+
 def test_out_of_memory_messages():
     first = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
     first += "temporaries (41.00G) exceeds available HBM (15.75G)."

@@ -20,7 +20,7 @@ _GAIN = 2.0**0.5
 class EqualConv(nn.Module):
     """Equalised convolution behind reflection padding of k // 2 pixels (none if `valid`).
 
-    halve: means over 2 x 2 behind it, see `ops.halving_conv2d`.
+    halve: means over 2 x 2 behind it, see `ops.halving_conv2d`; instead of `stride` and `valid`.
     """
 
     features: int

@@ -163,7 +163,9 @@ def halving_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def doubling_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Nearest neighbour to twice the size, reflection padding, convolution: -> [B, 2H, 2W, Cout].
+    """Nearest neighbour to twice the size, reflection padding, convolution.
+
+    [B, H, W, Cin] -> [B, 2H, 2W, Cout], in the dtype of `x`.
 
     As one transposed convolution, which is the gradient of `halving_conv2d`'s but for the border:
     4/9 of the arithmetic, and no map of Cin channels at full resolution.
@@ -238,7 +240,12 @@ def modulated_conv2d(
 
     Returns:
       [B, H', W', Cout].
+
+    Raises:
+      ValueError: both `up` and `down`; or `up` with a kernel larger than 3 x 3.
     """
+    if up and down:
+        raise ValueError("modulated_conv2d: up and down exclude each other")
     scaled = kernel * equalized_scale(kernel.shape)
     if down:
         x = binomial_blur(x)

@@ -129,17 +129,34 @@ def test_blur_is_the_depthwise_filter():
 def test_halving_and_doubling_are_in_the_convolution(side: int):
     x, kernel = normal(0, 2, 5, 8, 3), normal(1, side, side, 3, 4)
 
-    def plain(x: jax.Array) -> jax.Array:
+    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return ops.conv2d(ops.reflect_pad(x, side // 2), kernel)
 
     close = partial(np.testing.assert_allclose, atol=2e-5)
-    close(jax.jit(ops.halving_conv2d)(x, kernel), average_pool(plain(x), 2))
-    close(jax.jit(ops.doubling_conv2d)(x, kernel), plain(x.repeat(2, axis=1).repeat(2, axis=2)))
+
+    def halved(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return average_pool(plain(x, kernel), 2)
+
+    def doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return plain(x.repeat(2, axis=1).repeat(2, axis=2), kernel)
+
+    def with_gradients(conv: Any) -> Any:
+        def value(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.sin(conv(x, kernel)))
+
+        return jax.jit(lambda: (conv(x, kernel), jax.grad(value, argnums=(0, 1))(x, kernel)))()
+
+    close = partial(np.testing.assert_allclose, atol=2e-4)
+    for ours, theirs in ((ops.halving_conv2d, halved), (ops.doubling_conv2d, doubled)):
+        jax.tree.map(close, with_gradients(ours), with_gradients(theirs))
 
 
-def test_doubling_needs_a_small_kernel():
+def test_what_cannot_be_halved_or_doubled():
+    x, kernel = normal(0, 1, 8, 8, 2), normal(1, 5, 5, 2, 2)
     with pytest.raises(ValueError, match="not 5 x 5"):
-        ops.doubling_conv2d(normal(0, 1, 8, 8, 2), normal(1, 5, 5, 2, 2))
+        ops.doubling_conv2d(x, kernel)
+    with pytest.raises(ValueError, match="up and down"):
+        ops.modulated_conv2d(x, kernel, jnp.zeros(2), jnp.ones((1, 2)), up=True, down=True)
 
 
 def test_reflection_leaves_the_edge_out():
